@@ -1,0 +1,1 @@
+"""The client that every mount has: finding the server, greeting, requests, farewell."""

@@ -1,0 +1,1 @@
+"""TCP messages: framing and resending without I/O, connections and the listener on top."""

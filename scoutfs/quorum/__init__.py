@@ -1,0 +1,1 @@
+"""Who is the leader: the election, its blocks on disk, its agent, and fencing."""

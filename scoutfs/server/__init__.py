@@ -1,0 +1,1 @@
+"""The metadata server that the elected member runs."""

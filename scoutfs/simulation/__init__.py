@@ -1,0 +1,1 @@
+"""A whole cluster in one thread, every run from a seed."""

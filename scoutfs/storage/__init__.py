@@ -1,0 +1,1 @@
+"""Block devices and volumes: opening, checking, verified reads and durable writes."""
