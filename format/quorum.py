@@ -210,4 +210,5 @@ class QuorumBlock:
             "seq": self.seq,
             "blkno": QUORUM_BLKNO + self.slot,
         }
+        built = QuorumBlockStruct.build({"hdr": header, "write_nr": self.write_nr, "events": events})
         return seal(built, SMALL_BLOCK_SIZE)
