@@ -1,1 +1,16 @@
 """Block devices and volumes: opening, checking, verified reads and durable writes."""
+
+from scoutfs.storage.device import Device, DeviceError, Sharing
+from scoutfs.storage.system import SystemIO
+from scoutfs.storage.volume import Volume, VolumeError, read_quorum_block, read_super_block
+
+__all__ = [
+    "Device",
+    "DeviceError",
+    "Sharing",
+    "SystemIO",
+    "Volume",
+    "VolumeError",
+    "read_quorum_block",
+    "read_super_block",
+]

@@ -1,0 +1,326 @@
+"""Block devices and image files, read and written past the page cache."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeVar
+
+from format.checksum import Buffer
+from scoutfs.errors import ScoutfsError
+from scoutfs.storage.system import SystemIO
+
+ALIGNMENT = 4096
+"""Offsets and lengths of every read and write are multiples of this: what O_DIRECT asks of any device."""
+
+_RETRIES = 10
+_RETRY_DELAY = 0.03
+"""Seconds."""
+
+_Result = TypeVar("_Result")
+
+
+class DeviceError(ScoutfsError):
+    """An operation on a device failed; `path` names the device, the text says which operation, where, and why."""
+
+    def __init__(self, path: str, text: str, errno: int) -> None:
+        self.path = path
+        super().__init__(f"{path}: {text}", errno)
+
+
+class Sharing(Enum):
+    """Who else may use a device on this host while it is open."""
+
+    NONE = "nothing is claimed: for readers that only look"
+    SHARED = "any number of user-space mounts, nobody else"
+    EXCLUSIVE = "nobody else: for tools that write to a volume that is not mounted"
+
+
+class Device:
+    """An open block device or regular file, or a part of one.
+
+    Reads and writes go past the page cache (O_DIRECT) because other hosts write the same device; where the filesystem
+    that holds an image file cannot do that, they are buffered.  Offsets count from the start of the part.  Several
+    threads may use an instance at once.
+    """
+
+    def __init__(self, file: _OpenFile, start: int, size: int) -> None:
+        self._file = file
+        self.path = file.path
+        self.start = start
+        self.size = size
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        writable: bool = False,
+        start: int = 0,
+        size: int | None = None,
+        sharing: Sharing = Sharing.NONE,
+        io: SystemIO | None = None,
+    ) -> Device:
+        """Open `path`; raises DeviceError.
+
+        `start` and `size` (bytes) choose a part, all of it by default.  `sharing` claims the device, see `Sharing`;
+        what is refused then has errno EBUSY.
+        """
+        file = _OpenFile(os.fspath(path), writable, sharing, io or SystemIO())
+        try:
+            return cls(file, 0, file.size).part(start, file.size - start if size is None else size)
+        except DeviceError:
+            file.close()
+            raise
+
+    @property
+    def is_block_device(self) -> bool:
+        """False for a regular file."""
+        return stat.S_ISBLK(self._file.status.st_mode)
+
+    @property
+    def is_direct(self) -> bool:
+        """True while reads and writes bypass the page cache."""
+        return self._file.direct
+
+    @property
+    def major_minor(self) -> tuple[int, int]:
+        """Numbers of the block device; of the device that holds it for a regular file."""
+        number = self._file.status.st_rdev if self.is_block_device else self._file.status.st_dev
+        return os.major(number), os.minor(number)
+
+    def is_same_as(self, other: Device) -> bool:
+        """Whether both are the same block device or the same file, by whatever path."""
+        mine, others = self._file.status, other._file.status
+        if self.is_block_device != other.is_block_device:
+            return False
+        if self.is_block_device:
+            return mine.st_rdev == others.st_rdev
+        return (mine.st_dev, mine.st_ino) == (others.st_dev, others.st_ino)
+
+    def part(self, start: int, size: int) -> Device:
+        """Return the bytes `start`..`start+size` as a device.
+
+        It shares the open file, and closing either closes both.  Raises DeviceError if it does not fit.
+        """
+        if start < 0 or size < 0 or start + size > self.size:
+            raise DeviceError(
+                self.path, f"has {self.size} bytes, too few for a part of {size} bytes at {start}", errno.EINVAL
+            )
+        return Device(self._file, self.start + start, size)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`, both multiples of `ALIGNMENT`; all of them or DeviceError."""
+        self._check("reading", offset, length)
+        return self._file.read(self.start + offset, length)
+
+    def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
+        """Write `data` at `offset`, its length and `offset` multiples of `ALIGNMENT`; all of it or DeviceError.
+
+        With `durable` it is on stable storage when this returns, otherwise after the next `flush`.
+        """
+        self._check("writing", offset, len(data))
+        self._file.write(self.start + offset, data, durable)
+
+    def flush(self) -> None:
+        """Bring everything written so far to stable storage; raises DeviceError, and then nothing is known."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the device and give up its claim; harmless when repeated."""
+        self._file.close()
+
+    def _check(self, doing: str, offset: int, length: int) -> None:
+        what = f"{doing} {length} bytes at {self.start + offset}"
+        if offset % ALIGNMENT or length % ALIGNMENT:
+            raise DeviceError(self.path, f"{what}: not a multiple of {ALIGNMENT}", errno.EINVAL)
+        if offset < 0 or length < 0 or offset + length > self.size:
+            end = self.start + self.size
+            raise DeviceError(self.path, f"{what}: beyond the end at {end}, the device is too small", errno.EINVAL)
+
+
+class _OpenFile:
+    """A descriptor with its buffers and claims; offsets count from the start of the device."""
+
+    def __init__(self, path: str, writable: bool, sharing: Sharing, io: SystemIO) -> None:
+        self.path = path
+        self.direct = False
+        self._io = io
+        self._flags = os.O_RDWR if writable else os.O_RDONLY
+        self._buffers = _Buffers()
+        self._descriptors: list[int] = []
+        try:
+            self._fd = self._open_direct()
+            self.status = io.stat(self._fd)
+            mode = self.status.st_mode
+            if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
+                raise DeviceError(path, "is neither a block device nor a regular file", errno.ENOTBLK)
+            self._claim(sharing)
+            self.size = io.size(self._fd)
+        except OSError as error:
+            self.close()
+            raise DeviceError(path, f"opening: {_strerror(error)}", error.errno or errno.EIO) from error
+        except DeviceError:
+            self.close()
+            raise
+
+    def _open(self, flags: int) -> int:
+        fd = self._io.open(self.path, flags)
+        self._descriptors.append(fd)
+        return fd
+
+    def _open_direct(self) -> int:
+        """Open with O_DIRECT where the file can do it.
+
+        Not blocking: a path that turns out to be a pipe must not hang.
+        """
+        flags = self._flags | os.O_NONBLOCK
+        try:
+            fd = self._open(flags | os.O_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return self._open(flags)
+        self.direct = True
+        return fd
+
+    def _claim(self, sharing: Sharing) -> None:
+        if sharing is Sharing.NONE:
+            return
+        exclusive = sharing is Sharing.EXCLUSIVE
+        user = "a live mount or another tool" if exclusive else "mkfs.scoutfs or another tool that changes it"
+        text = f"is in use by {user} on this host"
+        try:
+            _retry(lambda: self._io.lock(self._fd, exclusive=exclusive))
+        except BlockingIOError as error:
+            raise DeviceError(self.path, text, errno.EBUSY) from error
+        if not stat.S_ISBLK(self.status.st_mode):
+            return
+        try:
+            fd = _retry(lambda: self._io.open(self.path, os.O_RDONLY | os.O_EXCL))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            text = "is in use by the kernel of this host: mounted, swap, or part of another device"
+            raise DeviceError(self.path, text, errno.EBUSY) from error
+        if exclusive:
+            self._descriptors.append(fd)
+        else:
+            self._io.close(fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        with _Borrowed(self._buffers, length) as buffer:
+            done = 0
+            while done < length:
+                try:
+                    count = self._read_some(buffer[done:], offset + done)
+                except OSError as error:
+                    raise self._failed("reading", length, offset, error) from error
+                if count <= 0:
+                    text = f"reading {length} bytes at {offset}: it ended after {done} bytes"
+                    raise DeviceError(self.path, text, errno.EIO)
+                done += count
+            return bytes(buffer)
+
+    def _read_some(self, buffer: memoryview, offset: int) -> int:
+        try:
+            return self._io.pread(self._fd, buffer, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self.direct:
+                raise
+        # Some filesystems let a file be opened with O_DIRECT and refuse to read it so.
+        self._fd = self._open(self._flags)
+        self.direct = False
+        return self._io.pread(self._fd, buffer, offset)
+
+    def write(self, offset: int, data: Buffer, durable: bool) -> None:
+        length = len(data)
+        with _Borrowed(self._buffers, length) as buffer:
+            buffer[:] = memoryview(data).cast("B")
+            done = 0
+            while done < length:
+                try:
+                    count = self._io.pwrite(self._fd, buffer[done:], offset + done, durable=durable)
+                except OSError as error:
+                    raise self._failed("writing", length, offset, error) from error
+                if count <= 0:
+                    text = f"writing {length} bytes at {offset}: only {done} were taken"
+                    raise DeviceError(self.path, text, errno.EIO)
+                done += count
+
+    def flush(self) -> None:
+        try:
+            self._io.flush(self._fd)
+        except OSError as error:
+            raise DeviceError(self.path, f"flushing: {_strerror(error)}", error.errno or errno.EIO) from error
+
+    def close(self) -> None:
+        while self._descriptors:
+            try:
+                self._io.close(self._descriptors.pop())
+            except OSError:
+                # Everything that matters was flushed by whoever wrote it; the descriptor is gone whatever close says.
+                continue
+
+    def _failed(self, doing: str, length: int, offset: int, error: OSError) -> DeviceError:
+        text = f"{doing} {length} bytes at {offset}: {_strerror(error)}"
+        return DeviceError(self.path, text, error.errno or errno.EIO)
+
+
+class _Buffers:
+    """Page-aligned memory for O_DIRECT, kept for reuse in sizes of powers of two."""
+
+    _KEPT_SIZE_MAX = 1 << 20
+    _KEPT_PER_SIZE = 8
+
+    def __init__(self) -> None:
+        self._free: dict[int, deque[mmap.mmap]] = {}
+
+    def take(self, length: int) -> mmap.mmap:
+        size = max(ALIGNMENT, 1 << (length - 1).bit_length())
+        try:
+            return self._free[size].pop()
+        except (KeyError, IndexError):
+            # Private: a forked child must not share the memory its parent reads into.
+            return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def give(self, buffer: mmap.mmap) -> None:
+        if len(buffer) <= self._KEPT_SIZE_MAX:
+            self._free.setdefault(len(buffer), deque(maxlen=self._KEPT_PER_SIZE)).append(buffer)
+
+
+class _Borrowed:
+    """A buffer of exactly `length` bytes for the time of a `with`."""
+
+    def __init__(self, buffers: _Buffers, length: int) -> None:
+        self._buffers = buffers
+        self._memory = buffers.take(length)
+        self._view = memoryview(self._memory)[:length]
+
+    def __enter__(self) -> memoryview:
+        return self._view
+
+    def __exit__(self, *exception: object) -> None:
+        self._buffers.give(self._memory)
+
+
+def _retry(operation: Callable[[], _Result]) -> _Result:
+    """Repeat for a moment what another process may prevent for an instant: udev and other mounts probe devices too."""
+    for _ in range(_RETRIES):
+        try:
+            return operation()
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EAGAIN):
+                raise
+            time.sleep(_RETRY_DELAY)
+    return operation()
+
+
+def _strerror(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
