@@ -30,7 +30,7 @@ class Exchange(NamedTuple):
 class Delay(NamedTuple):
     """How often a heartbeat was a whole number of seconds late, and when last (absolute monotonic seconds)."""
 
-    count: int
+    occurrences: int
     time: float
 
 
