@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from construct import ConstructError as _ConstructError
 from construct import Container, Int32ul, Int64ul, Struct
@@ -48,6 +49,17 @@ BlockHeader = Struct(
 
 BlockRef = Struct("blkno" / Int64ul, "seq" / Int64ul)
 """A reference to a large block: 16 bytes, block number 0 for none (spec 01 §2.4)."""
+
+
+class Ref(NamedTuple):
+    """A decoded reference: a 64 KiB block number of the metadata device, and the `seq` that its header must hold."""
+
+    blkno: int = 0
+    seq: int = 0
+
+
+NO_REF = Ref()
+"""Refers to no block."""
 
 
 class FormatError(ValueError):
@@ -120,3 +132,11 @@ def parse(declaration: Any, data: Buffer, what: str) -> Container[Any]:
         return declaration.parse(bytes(data))
     except _ConstructError as error:
         raise BlockError(what, str(error.path or "structure").rsplit("-> ", 1)[-1]) from error
+
+
+def build(declaration: Any, fields: Mapping[str, Any], what: str) -> bytes:
+    """Build `fields` with a construct declaration; a missing one or one out of range is a FormatError naming `what`."""
+    try:
+        return bytes(declaration.build(fields))
+    except (_ConstructError, KeyError) as error:
+        raise FormatError(f"{what}: {error}") from error

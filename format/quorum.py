@@ -21,6 +21,7 @@ from format.block import (
     verify_block,
 )
 from format.checksum import Buffer
+from format.timespec import Timespec
 
 
 class AddressFamily(IntEnum):
@@ -46,9 +47,6 @@ InetAddr6 = Struct(
 
 QuorumConfigStruct = Struct("version" / Int64ul, "slots" / Array(QUORUM_MAX_SLOTS, InetAddr4))
 """488 bytes at offset 112 of the super block (spec 01 §3.3)."""
-
-Timespec = Struct("sec" / Int64ul, "nsec" / Int32ul, "pad" / Padding(4))
-"""16 bytes (spec 01 §3.1)."""
 
 QuorumBlockEvent = Struct("write_nr" / Int64ul, "rid" / Int64ul, "term" / Int64ul, "ts" / Timespec)
 

@@ -1,0 +1,18 @@
+"""Bitmaps kept as 64-bit words: bit n is bit n % 64 of word n // 64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def bits_of(words: Iterable[int]) -> list[int]:
+    """Return the numbers of the bits that are set, ascending."""
+    return [64 * index + bit for index, word in enumerate(words) for bit in range(64) if word >> bit & 1]
+
+
+def words_of(bits: Iterable[int], count: int) -> list[int]:
+    """Return `count` words with these bits set.  Raises IndexError for a bit beyond them."""
+    words = [0] * count
+    for bit in bits:
+        words[bit // 64] |= 1 << bit % 64
+    return words
