@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from format.block import FormatError
+
 
 def bits_of(words: Iterable[int]) -> list[int]:
     """Return the numbers of the bits that are set, ascending."""
@@ -11,8 +13,10 @@ def bits_of(words: Iterable[int]) -> list[int]:
 
 
 def words_of(bits: Iterable[int], count: int) -> list[int]:
-    """Return `count` words with these bits set.  Raises IndexError for a bit beyond them."""
+    """Return `count` words with these bits set.  Raises FormatError for a bit that they do not have."""
     words = [0] * count
     for bit in bits:
+        if not 0 <= bit < 64 * count:
+            raise FormatError(f"bit {bit} is not in a bitmap of {64 * count}")
         words[bit // 64] |= 1 << bit % 64
     return words

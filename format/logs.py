@@ -57,7 +57,7 @@ LogTrees = Struct(
     "nr" / Int64ul,
     "flags" / Int64ul,
 )
-"""472 bytes: all that a mount writes with.  `inode_count_delta` is signed, `data_alloc_zones` a bitmap of 1024 zones."""
+"""472 bytes: all that a mount writes with; `inode_count_delta` is signed, `data_alloc_zones` a bitmap of zones."""
 
 BloomBlock = Struct("hdr" / BlockHeader, "total_set" / Int64ul)
 """The 40 bytes in front of the bits; bit n is bit n % 8 of byte n // 8 behind it."""
