@@ -95,5 +95,8 @@ class Rules(NamedTuple):
     stand_at_once_after_own_death: bool = True
 
 
+STRICT_RULES = Rules()
+"""All of ours."""
+
 ORIGINAL_RULES = Rules(*(False for _ in Rules._fields))
 """The rules of the original: none of ours."""

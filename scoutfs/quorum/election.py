@@ -24,6 +24,7 @@ from random import Random
 from format.message import Message, MessageType
 from format.quorum import Event, EventRecord
 from scoutfs.quorum.actions import (
+    STRICT_RULES,
     Action,
     Count,
     Left,
@@ -88,7 +89,7 @@ class Election:
         blocks: Blocks,
         now: float,
         random: Random,
-        rules: Rules = Rules(),  # noqa: B008 - immutable
+        rules: Rules = STRICT_RULES,
     ) -> None:
         self.slot = slot
         self.others = tuple(sorted(nr for nr in present if nr != slot))
@@ -114,6 +115,7 @@ class Election:
         self._last_beat: float | None = None
         self._begun = False
         self._leaving = False
+        self._waits_for_stop = True
         self._ending = False
         self._holding = False
         self._held: deque[Message] = deque(maxlen=_HELD_MESSAGES_MAX)
@@ -279,6 +281,8 @@ class Election:
         if self.finished or self._leaving:
             return []
         self._leaving = True
+        stops_already = self.server is ServerStatus.STOPPING or (self.server_start_term and not self._server_is_running)
+        self._waits_for_stop = self.rules.wait_for_server_when_leaving or not stops_already
         self._out.append(Publish())
         return self._settled(now)
 
@@ -587,8 +591,7 @@ class Election:
     def _end_if_possible(self) -> None:
         if self._electing or self._holding:
             return
-        waits = self.server is not ServerStatus.DOWN or self.server_start_term
-        if waits and (self.rules.wait_for_server_when_leaving or self.server is not ServerStatus.STOPPING):
+        if self._waits_for_stop and (self.server is not ServerStatus.DOWN or self.server_start_term):
             return
         self._ending = True
         self._held.clear()
