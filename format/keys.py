@@ -130,7 +130,7 @@ class Key:
     def from_text(cls, text: str) -> Key:
         """Decode `zone.first.type.second.third.fourth` in decimal.  Raises FormatError."""
         words = text.split(".")
-        if len(words) != 6 or not all(word.isascii() and word.isdigit() for word in words):
+        if len(words) != 6 or not all(word.isascii() and word.isdigit() and len(word) <= 20 for word in words):
             raise FormatError(f"'{text}' is no key: six decimal numbers joined by dots are expected")
         numbers = [int(word) for word in words]
         if any(number > maximum for number, maximum in zip(numbers, _MAXIMA, strict=True)):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from construct import Array, Int8ul, Int32ul, Int64ul, Padding, Struct
 
 from format.alloc import AllocListHead
-from format.block import LARGE_BLOCK_SIZE, BlockError, BlockHeader, BlockRef, Ref
+from format.block import LARGE_BLOCK_SIZE, BlockError, BlockHeader, BlockRef, FormatError, Ref
 from format.checksum import Buffer
 
 PARENT_REFS = 4094
@@ -101,6 +101,8 @@ def encode_entry(entry: Entry, base: Entry = FIRST_BASE) -> bytes:
     lengths = 0
     coded = b""
     for index, (number, previous) in enumerate(zip(entry, base, strict=True)):
+        if not 0 <= number <= _MASK:
+            raise FormatError(f"{entry}: field out of range")
         difference = (number - previous) & _MASK
         zigzag = (difference << 1 & _MASK) ^ (_MASK if difference >> 63 else 0)
         length = (zigzag.bit_length() + 7) // 8

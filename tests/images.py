@@ -33,3 +33,10 @@ def unpack(name: str, role: str, path: Path) -> Path:
 def unpack_volume(name: str, directory: Path) -> tuple[Path, Path]:
     """Write both devices of volume `name` as `m` and `d` in `directory`; return (metadata, data)."""
     return unpack(name, "meta", directory / "m"), unpack(name, "data", directory / "d")
+
+
+def read(name: str, role: str, offset: int, size: int) -> bytes:
+    """Return `size` bytes at `offset` of the recorded `role` device of volume `name`, without unpacking all of it."""
+    with lzma.open(DIRECTORY / manifest()[name][role]["file"]) as stored:
+        stored.seek(offset)
+        return stored.read(size).ljust(size, b"\0")
