@@ -296,6 +296,13 @@ class Election:
         self._out.append(Left("forced unmount"))
         return self._taken()
 
+    def socket_failed(self, error: str, now: float) -> list[Action]:
+        """The socket cannot be used any more: the agent cannot take part any more (§4.6)."""
+        if self.finished:
+            return []
+        self._fail(error, now)
+        return self._taken()
+
     # -- receiving -----------------------------------------------------------------------------------------------
 
     def _receive(self, message: Message, now: float) -> None:
