@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from construct import Int8ul, Int32ul, Int64ul, Padding, Struct
 
-from format.block import QUORUM_MAX_SLOTS, FormatError
+from format.block import QUORUM_MAX_SLOTS, FormatError, build
 from format.checksum import Buffer, checksum
 
 
@@ -51,9 +51,9 @@ class Message:
     sender: int
 
     def build(self, fsid: int) -> bytes:
-        """Encode the message: 32 bytes."""
+        """Encode the message: 32 bytes.  Raises FormatError for a number out of range."""
         fields = {"fsid": fsid, "version": 0, "term": self.term, "type": self.type, "from": self.sender, "crc": 0}
-        body = QuorumMessage.build(fields)[:_CRC_OFFSET]
+        body = build(QuorumMessage, fields, "message")[:_CRC_OFFSET]
         return body + checksum(body).to_bytes(4, "little")
 
     @classmethod

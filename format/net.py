@@ -8,7 +8,7 @@ from enum import IntEnum, IntFlag
 
 from construct import Bytes, Int8ul, Int16ul, Int64ul, Padding, Struct
 
-from format.block import FormatError
+from format.block import FormatError, build
 
 HEADER_SIZE = 32
 MAX_DATA_LEN = 1100
@@ -122,18 +122,17 @@ class Header:
     error: NetError = NetError.NONE
 
     def build(self) -> bytes:
-        """Encode the header: 32 bytes."""
-        return NetHeader.build(
-            {
-                "seq": self.seq,
-                "recv_seq": self.recv_seq,
-                "id": self.id,
-                "data_len": self.data_len,
-                "cmd": self.command,
-                "flags": RESPONSE if self.response else 0,
-                "error": self.error,
-            }
-        )
+        """Encode the header: 32 bytes.  Raises FormatError for a number out of range."""
+        fields = {
+            "seq": self.seq,
+            "recv_seq": self.recv_seq,
+            "id": self.id,
+            "data_len": self.data_len,
+            "cmd": self.command,
+            "flags": RESPONSE if self.response else 0,
+            "error": self.error,
+        }
+        return build(NetHeader, fields, "header")
 
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview) -> Header:
@@ -168,16 +167,15 @@ class Greeting:
     flags: GreetingFlag = GreetingFlag.NONE
 
     def build(self) -> bytes:
-        """Encode the greeting: 40 bytes."""
-        return NetGreeting.build(
-            {
-                "fsid": self.fsid,
-                "fmt_vers": self.fmt_vers,
-                "server_term": self.server_term,
-                "rid": self.rid,
-                "flags": self.flags,
-            }
-        )
+        """Encode the greeting: 40 bytes.  Raises FormatError for a number out of range."""
+        fields = {
+            "fsid": self.fsid,
+            "fmt_vers": self.fmt_vers,
+            "server_term": self.server_term,
+            "rid": self.rid,
+            "flags": self.flags,
+        }
+        return build(NetGreeting, fields, "greeting")
 
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview) -> Greeting:

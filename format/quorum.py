@@ -17,6 +17,7 @@ from format.block import (
     BlockHeader,
     FormatError,
     Magic,
+    build,
     seal,
     verify_block,
 )
@@ -194,7 +195,7 @@ class QuorumBlock:
         return cls(fsid, slot, parsed.write_nr, never, parsed.hdr.seq)
 
     def build(self) -> bytes:
-        """Encode the block: 4096 bytes with a valid checksum."""
+        """Encode the block: 4096 bytes with a valid checksum.  Raises FormatError for a number out of range."""
         events = []
         for event in Event:
             record = self.event(event)
@@ -208,5 +209,5 @@ class QuorumBlock:
             "seq": self.seq,
             "blkno": QUORUM_BLKNO + self.slot,
         }
-        built = QuorumBlockStruct.build({"hdr": header, "write_nr": self.write_nr, "events": events})
-        return seal(built, SMALL_BLOCK_SIZE)
+        fields = {"hdr": header, "write_nr": self.write_nr, "events": events}
+        return seal(build(QuorumBlockStruct, fields, f"quorum block {header['blkno']}"), SMALL_BLOCK_SIZE)

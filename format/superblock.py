@@ -15,6 +15,7 @@ from format.block import (
     BlockError,
     BlockHeader,
     Magic,
+    build,
     seal,
     verify_block,
 )
@@ -121,5 +122,5 @@ class SuperBlock:
         return cls(raw)
 
     def build(self) -> bytes:
-        """Encode the block: 4096 bytes with a valid checksum."""
-        return seal(SuperBlockStruct.build(self.raw), SMALL_BLOCK_SIZE)
+        """Encode the block: 4096 bytes with a valid checksum.  Raises FormatError for a field out of range."""
+        return seal(build(SuperBlockStruct, self.raw, "super block"), SMALL_BLOCK_SIZE)
