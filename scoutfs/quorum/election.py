@@ -37,21 +37,12 @@ from scoutfs.quorum.actions import (
     StopServer,
     WriteEvent,
 )
+from scoutfs.quorum.delays import HeartbeatDelays
 from scoutfs.quorum.leaders import Blocks, find_server, greatest_fence, greatest_term, later_leader
-from scoutfs.quorum.status import Delay, Exchange, QuorumStatus, Role
+from scoutfs.quorum.status import Exchange, QuorumStatus, Role
+from scoutfs.quorum.timeouts import HEARTBEAT_INTERVAL, LEASE, WATCH_INTERVAL, Timeouts
 
-ELECTION_TIMEOUT_MIN_MS = 250
-ELECTION_TIMEOUT_VAR_MS = 100
-HEARTBEAT_INTERVAL = 0.1
-HEARTBEAT_TIMEOUT_MIN, HEARTBEAT_TIMEOUT_DEFAULT, HEARTBEAT_TIMEOUT_MAX = 2.0, 10.0, 60.0
-HEARTBEAT_JITTER_MS = 150
-WATCH_INTERVAL = 1.0
-"""How often a leader looks at the other slots' blocks."""
-LEASE = 1.0
-"""A leader that sent, or a follower that heard, a heartbeat within this time declines a vote of a greater term."""
-REPEAT_DELAY_MAX = 5.0
 ABSURD_TERM_STEP = 1 << 32
-DELAY_BUCKETS = 60
 _HELD_MESSAGES_MAX = 64
 _FOREVER = float("inf")
 _NOBODY = -1
@@ -102,8 +93,7 @@ class Election:
         self.server = ServerStatus.DOWN
         self.server_start_term = 0
         self.finished = False
-        self._random = random
-        self._heartbeat_timeout = heartbeat_timeout
+        self._timeouts = Timeouts(heartbeat_timeout, random, jitter=rules.jitter_heartbeat_timeout)
         self._start_term = self.term
         self._vote_for = _NOBODY
         self._votes = 0
@@ -111,8 +101,7 @@ class Election:
         self._server_event = 0
         self._last_send: dict[int, Exchange] = {}
         self._last_recv: dict[int, Exchange] = {}
-        self._delays: dict[int, Delay] = {}
-        self._last_beat: float | None = None
+        self._delays = HeartbeatDelays()
         self._begun = False
         self._leaving = False
         self._waits_for_stop = True
@@ -154,7 +143,7 @@ class Election:
         if self.finished or not self._begun or self._holding or self._ending:
             return _FOREVER
         if self.role is Role.LEADER:
-            watch = self._watch_due if self._reading is None else self._reading_since + self._heartbeat_timeout
+            watch = self._watch_due if self._reading is None else self._reading_since + self._timeouts.heartbeat_timeout
             return min(self._timeout, watch)
         if self._reading is not None or self._leaving:
             return _FOREVER
@@ -174,7 +163,7 @@ class Election:
             self._server_event,
             dict(self._last_send),
             dict(self._last_recv),
-            dict(self._delays),
+            self._delays.snapshot(),
         )
 
     # -- what happens --------------------------------------------------------------------------------------------
@@ -273,7 +262,7 @@ class Election:
 
     def set_heartbeat_timeout(self, seconds: float, now: float) -> list[Action]:
         """Use `seconds` the next time a heartbeat timeout is set (§1.2)."""
-        self._heartbeat_timeout = seconds
+        self._timeouts.heartbeat_timeout = seconds
         return []
 
     def leave(self, now: float) -> list[Action]:
@@ -361,7 +350,7 @@ class Election:
                 f"message type {int(message.type)} of slot {message.sender} has term {message.term}, ours is "
                 f"{self.term}: no longer leader, shutting down the server",
             )
-            self._clear_delays()
+            self._delays.clear()
         self._count("quorum_term_follower")
         self._become_follower(message.term, _NOBODY)
         led = message.type is MessageType.HEARTBEAT
@@ -435,7 +424,7 @@ class Election:
         leader = find_server(blocks)
         if self.rules.defer_to_heard_leader and self._heard is not None and leader is not None:
             sender, heard_at = self._heard
-            if sender == leader.slot != self.slot and now - heard_at < self._heartbeat_timeout:
+            if sender == leader.slot != self.slot and now - heard_at < self._timeouts.heartbeat_timeout:
                 if self.role is Role.CANDIDATE:
                     self._become_follower(self.term, self.slot)
                 self._deferring_to = sender
@@ -467,8 +456,7 @@ class Election:
         self._heard_since_request = False
         self._count("quorum_send_request")
         self._send(self.others, MessageType.REQUEST_VOTE, self.term)
-        delay = self._election_expiry(now) - now
-        self._timeout = now + min(delay * (1 << min(self._repeats, 8)), max(delay, REPEAT_DELAY_MAX))
+        self._timeout = now + self._timeouts.repeated_election(self._repeats)
 
     def _term_is_durable(self, now: float) -> None:
         """TERM is on disk: say what waited for it, then read on."""
@@ -503,7 +491,7 @@ class Election:
         self._watch_due = now + WATCH_INTERVAL if self.rules.watch_blocks_while_leading else _FOREVER
         self._lease_until = now + LEASE + WATCH_INTERVAL
         self._server_event = 0
-        self._clear_delays()
+        self._delays.clear()
         self._out.append(Publish())
         self._electing = True
         self._update(Event.ELECT, self.term)
@@ -529,12 +517,10 @@ class Election:
             if now > self._watch_due:
                 self._watch_due = now + WATCH_INTERVAL
                 self._read(_Reading.WATCH, now)
-        elif now > self._reading_since + self._heartbeat_timeout:
+        elif now > self._reading_since + self._timeouts.heartbeat_timeout:
             self._reading_since = _FOREVER
-            self._report(
-                logging.ERROR,
-                f"reading quorum blocks took longer than {self._heartbeat_timeout:g} s: shutting down the server",
-            )
+            limit = self._timeouts.heartbeat_timeout
+            self._report(logging.ERROR, f"reading quorum blocks took over {limit:g} s: shutting down the server")
             self._request_stop()
 
     def _watched(self, blocks: Blocks, now: float) -> None:
@@ -550,7 +536,7 @@ class Election:
             f"slot {later.slot} recorded a leader of term {later.term}, ours is {self.term}: no longer leader, "
             "shutting down the server",
         )
-        self._clear_delays()
+        self._delays.clear()
         self._become_follower(self.term, self.slot)
         self._timeout = self._heartbeat_expiry(now)
 
@@ -582,7 +568,7 @@ class Election:
             self._count("quorum_server_shutdown")
             self._become_follower(self.term, self.slot if self.rules.keep_vote_after_resigning else _NOBODY)
             self._timeout = self._election_expiry(now)
-            self._clear_delays()
+            self._delays.clear()
             self._count("quorum_send_resignation")
             self._send(self.others, MessageType.RESIGNATION, term)
         if self._overwritten:
@@ -674,27 +660,14 @@ class Election:
         self._out.append(Report(level, text))
 
     def _election_expiry(self, now: float) -> float:
-        return now + (ELECTION_TIMEOUT_MIN_MS + self._random.randrange(ELECTION_TIMEOUT_VAR_MS)) / 1000
+        return now + self._timeouts.election()
 
     def _heartbeat_expiry(self, now: float) -> float:
-        jitter = self._random.randrange(HEARTBEAT_JITTER_MS) / 1000 if self.rules.jitter_heartbeat_timeout else 0.0
-        return now + self._heartbeat_timeout + jitter
+        return now + self._timeouts.heartbeat()
 
     def _beat(self, beat: bool, now: float) -> None:
-        """Step 16: the histogram of heartbeats that came, or went, a second or more after the one before (§9.4)."""
-        previous, self._last_beat = self._last_beat, now if beat else None
-        if not beat or previous is None:
-            return
-        late = int((now - previous) * 1000) // 1000
-        if not 0 < late < DELAY_BUCKETS:
-            return
-        longest = max(self._delays, default=0)
-        known = self._delays.get(late)
-        self._delays[late] = Delay(known.occurrences + 1 if known else 1, now)
-        if late > longest and late >= 3:
+        """Step 16."""
+        late = self._delays.iteration(beat, now)
+        if late is not None:
             way = "send" if self.role is Role.LEADER else "recv"
             self._report(logging.INFO, f"longest quorum heartbeat {way} delay of {late} sec")
-
-    def _clear_delays(self) -> None:
-        self._delays.clear()
-        self._last_beat = None

@@ -7,8 +7,9 @@ import pytest
 from format.message import MessageType
 from format.quorum import Event
 from scoutfs.quorum.actions import STRICT_RULES
-from scoutfs.quorum.election import HEARTBEAT_JITTER_MS, ServerStatus
+from scoutfs.quorum.election import ServerStatus
 from scoutfs.quorum.status import Role
+from scoutfs.quorum.timeouts import HEARTBEAT_JITTER_MS
 from tests.quorum.machine import OTHER, RID, FixedRandom, Machine, block_with
 
 REQUEST, VOTE, HEARTBEAT, RESIGNATION = MessageType
