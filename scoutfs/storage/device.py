@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from format.checksum import Buffer
 from scoutfs.errors import ScoutfsError
@@ -135,6 +135,12 @@ class Device:
     def close(self) -> None:
         """Close the device and give up its claim; harmless when repeated."""
         self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def _check(self, doing: str, offset: int, length: int) -> None:
         what = f"{doing} {length} bytes at {self.start + offset}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid as _uuid
 from collections.abc import Iterable
+from typing import Self
 
 from format.block import LARGE_BLOCK_SIZE, QUORUM_BLKNO, SMALL_BLOCK_SIZE, SUPER_BLKNO, BlockError, Magic
 from format.quorum import QuorumBlock
@@ -146,6 +147,12 @@ class Volume:
         """Close both devices and give up the claim on them; harmless when repeated."""
         self.meta.close()
         self.data.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def read_super_block(device: Device) -> SuperBlock:
