@@ -186,7 +186,7 @@ class QuorumBlock:
         """Decode the 4096 bytes of the block of `slot`; raises BlockError (crc, magic, fsid, blkno in this order)."""
         what = f"quorum block {QUORUM_BLKNO + slot}"
         verify_block(what, data, SMALL_BLOCK_SIZE, Magic.QUORUM, fsid=fsid, blkno=QUORUM_BLKNO + slot)
-        parsed = QuorumBlockStruct.parse(bytes(data[: QuorumBlockStruct.sizeof()]))
+        parsed = QuorumBlockStruct.parse(bytes(data))
         events = {
             event: EventRecord(record.write_nr, record.rid, record.term, record.ts.sec * 1_000_000_000 + record.ts.nsec)
             for event, record in zip(Event, parsed.events, strict=True)

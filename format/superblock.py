@@ -116,7 +116,7 @@ class SuperBlock:
         role is for the opener of the volume to check (spec 01 §9).
         """
         verify_block(what, data, SMALL_BLOCK_SIZE, Magic.SUPER, blkno=SUPER_BLKNO)
-        raw = SuperBlockStruct.parse(bytes(data[: SuperBlockStruct.sizeof()]))
+        raw = SuperBlockStruct.parse(bytes(data))
         if not FORMAT_VERSION_MIN <= raw.fmt_vers <= FORMAT_VERSION_MAX:
             raise BlockError(what, "fmt_vers", raw.fmt_vers)
         return cls(raw)
