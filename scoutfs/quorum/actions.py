@@ -16,10 +16,14 @@ class Send(NamedTuple):
 
 
 class WriteEvent(NamedTuple):
-    """Update an event of the own block (spec 02 §5.2); answer with `wrote` or `write_failed`.  One at a time."""
+    """Update an event of the own block (spec 02 §5.2); answer with `wrote` or `write_failed`.  One at a time.
+
+    The record names our rid, or `rid` if that is not 0; the block must be ours in either case.
+    """
 
     event: Event
     term: int
+    rid: int = 0
 
 
 class ReadBlocks(NamedTuple):

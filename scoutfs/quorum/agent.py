@@ -313,9 +313,9 @@ class Agent:
     async def _write(self, action: WriteEvent) -> None:
         if self._silent:
             return
-        event, term = action
+        event, term, named = action
         try:
-            await self._run_sync(lambda: update_block(self._volume, self._slot, event, self._rid, term))
+            await self._run_sync(lambda: update_block(self._volume, self._slot, event, self._rid, term, named=named))
         except QuorumBlockError as error:
             text = str(error)
             self._feed(lambda now: self._election.write_failed(text, now))

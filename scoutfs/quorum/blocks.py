@@ -17,11 +17,12 @@ class QuorumBlockError(ScoutfsError):
     """The block of a slot could not be read, verified or written (EIO, or the errno of the device)."""
 
 
-def update_block(volume: Volume, slot: int, event: Event, rid: int, term: int) -> QuorumBlock:
+def update_block(volume: Volume, slot: int, event: Event, rid: int, term: int, *, named: int = 0) -> QuorumBlock:
     """Record `event` with `term` in the block of `slot` for the mount `rid`; durable when it returns.  Blocks.
 
     Reads, verifies, changes and writes the block.  The time recorded is this host's monotonic clock.  Every event but
-    BEGIN asks that the slot is still ours: that its BEGIN has our rid.  Raises QuorumBlockError.
+    BEGIN asks that the slot is still ours: that its BEGIN has our rid.  The record names `named` if that is not 0: a
+    mount that led in this slot before us.  Raises QuorumBlockError.
     """
     what = f"quorum block {QUORUM_BLKNO + slot} of slot {slot} for event {event.name} of term {term}"
     try:
@@ -37,7 +38,7 @@ def update_block(volume: Volume, slot: int, event: Event, rid: int, term: int) -
         )
     if block.write_nr >= _U64_MAX or not 0 <= term <= _U64_MAX:
         raise QuorumBlockError(f"error updating {what}: numbers of 64 bits are used up", errno.EIO)
-    updated = block.updated(event, rid, term, time.monotonic_ns())
+    updated = block.updated(event, named or rid, term, time.monotonic_ns())
     try:
         volume.write_quorum_block(updated)
     except (ScoutfsError, BlockError) as error:

@@ -213,7 +213,8 @@ class Election:
             case Event.TERM:
                 self._term_is_durable(now)
             case Event.ELECT:
-                self._elect_is_durable(write.term)
+                if not write.rid:
+                    self._elect_is_durable(write.term)
             case Event.FENCE:
                 self._server_event = 3
             case Event.END:
@@ -572,14 +573,21 @@ class Election:
             self._count("quorum_send_resignation")
             self._send(self.others, MessageType.RESIGNATION, term)
         if self._overwritten:
-            rids = ", ".join(f"{record.rid:016x}" for _, record in self._overwritten)
-            self._report(
-                logging.ERROR,
-                f"earlier mount {rids} of slot {self.slot} may still lead and is not fenced: STOP of term {term} is "
-                "not recorded, so that the next leader fences it",
-            )
-            return
-        self._update(Event.STOP, term)
+            self._hand_back(self._overwritten[-1][1].rid, term)
+        else:
+            self._update(Event.STOP, term)
+
+    def _hand_back(self, rid: int, term: int) -> None:
+        """Name the leader whose record ours replaced, in our term and without STOP: the next leader fences it, not us.
+
+        A STOP of ours would hide it (W4), and our own ELECT would get us fenced in its place (W5).
+        """
+        self._report(
+            logging.ERROR,
+            f"earlier mount {rid:016x} of slot {self.slot} may still lead and is not fenced: ELECT of term {term} "
+            "names it again, so that the next leader fences it",
+        )
+        self._update(Event.ELECT, term, rid)
 
     def _end_if_possible(self) -> None:
         if self._electing or self._holding:
@@ -626,8 +634,8 @@ class Election:
         self._holding = True
         self._update(Event.TERM, term)
 
-    def _update(self, event: Event, term: int) -> None:
-        self._writes.append(WriteEvent(event, term))
+    def _update(self, event: Event, term: int, rid: int = 0) -> None:
+        self._writes.append(WriteEvent(event, term, rid))
 
     def _read(self, reading: _Reading, now: float) -> None:
         self._reading = reading

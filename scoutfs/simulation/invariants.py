@@ -193,7 +193,7 @@ class Invariants:
             self._fail("I8", member, f"left while its server is {member.server.status.name}")
         stopped = block.event(Event.ELECT).term <= block.event(Event.STOP).term
         own = block.event(Event.ELECT).rid == member.rid
-        if own and not stopped and member.rules.wait_for_server_when_leaving and not member.server.unfenced:
+        if own and not stopped and member.rules.wait_for_server_when_leaving:
             self._fail("I8", member, "left without STOP")
 
     # -- the server --------------------------------------------------------------------------------------------------

@@ -338,7 +338,7 @@ class Member:
         stranger = action.event is not Event.BEGIN and block.event(Event.BEGIN).rid != self.rid
         unreadable = self.slot in path.unreadable
         self._committed = False
-        self._pending = block.updated(action.event, self.rid, action.term, int(self.now * 1e9))
+        self._pending = block.updated(action.event, action.rid or self.rid, action.term, int(self.now * 1e9))
         cluster.tell(self, "write", f"writes {action.event.name} {action.term}")
         if stranger or unreadable:
             cluster.schedule.at(done, self._complete, None, "begin rid of another mount" if stranger else "read error")

@@ -110,11 +110,6 @@ class Server:
         self.status = ServerStatus.DOWN
         self._member.cluster.invariants.server_ended(self._member)
 
-    @property
-    def unfenced(self) -> bool:
-        """Whether a leader whose record our ELECT replaced is not fenced yet."""
-        return any(record.rid not in self.fenced for _, record in self._overwritten)
-
     # -- the start -------------------------------------------------------------------------------------------------
 
     def _read(self, then: object) -> None:

@@ -102,11 +102,11 @@ class Machine:
 
     def write(self) -> None:
         assert self.pending is not None
-        event, term = self.pending
+        event, term, named = self.pending
         self.pending = None
         own = self.blocks[self.slot]
         assert own is not None
-        self.blocks[self.slot] = own.updated(event, self.rid, term, int(self.now * 1e9))
+        self.blocks[self.slot] = own.updated(event, named or self.rid, term, int(self.now * 1e9))
         self.log.append(f"{event.name} {term}")
         self.perform(self.election.wrote(self.now))
 

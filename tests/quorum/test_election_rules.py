@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from format.message import MessageType
-from format.quorum import Event
+from format.quorum import Event, EventRecord
 from scoutfs.quorum.actions import STRICT_RULES
 from scoutfs.quorum.election import ServerStatus
 from scoutfs.quorum.status import Role
@@ -276,8 +276,11 @@ def test_the_overwritten_leader_of_our_slot_is_remembered_until_it_is_fenced() -
     assert [(slot, record.rid, record.term) for slot, record in overwritten] == [(0, OTHER, 5)]
     member.taken()
     member.server(ServerStatus.DOWN)
-    assert member.taken() == []
+    assert member.taken() == ["ELECT 6"]
     assert "not fenced" in member.reports[-1]
+    own = member.blocks[0]
+    assert own is not None
+    assert own.leader == EventRecord(own.write_nr, OTHER, 6, own.event(Event.ELECT).ts)
     member.advance(0.4)
     assert member.started[-1].overwritten == overwritten
     member.server(ServerStatus.UP)
