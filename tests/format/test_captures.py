@@ -35,12 +35,6 @@ from tests.network.capture import tcp_streams
 
 CLUSTER_FSID, GUESTS_FSID = 0xE55DD113BCB49A2B, 0xCB2893C02BEB21BF
 GUEST = ("10.99.0.10", 19700)
-GREETING_FLAGS = {
-    GreetingFlag.NONE,
-    GreetingFlag.FAREWELL,
-    GreetingFlag.QUORUM,
-    GreetingFlag.QUORUM | GreetingFlag.FAREWELL,
-}
 NOT_IN: dict[str, set[Command]] = {
     "cluster3/lo": set(),
     "three-guests/br0": {Command.COMMIT_LOG_MERGE, Command.GET_VOLOPT},
