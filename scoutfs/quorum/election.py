@@ -124,6 +124,7 @@ class Election:
         self._out: list[Action] = []
         self._overwritten: tuple[tuple[int, EventRecord], ...] = ()
         own = blocks.get(slot)
+        self._knows_own_block = own is not None
         if rules.remember_overwritten_leader and own is not None and own.leader and own.leader.rid != rid:
             self._overwritten = ((slot, own.leader),)
         self._awaits_leader = self._expects_leader(blocks)
@@ -169,8 +170,14 @@ class Election:
     # -- what happens --------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[Action]:
-        """Begin: the slot becomes ours on disk before anything is sent (§4.2)."""
+        """Begin: the slot becomes ours on disk before anything is sent (§4.2).
+
+        Without the own block an agent cannot know in which terms its slot has voted or led: then it does not begin.
+        """
         self._timeout = now
+        if not self._knows_own_block:
+            self._fail(f"cannot read the own block of quorum slot {self.slot}", now)
+            return self._taken()
         self._update(Event.BEGIN, self.term)
         return self._taken()
 

@@ -32,17 +32,23 @@ class DiskPath:
     """One host's way to the disk, with the faults it has at the moment.
 
     `slowness` multiplies every latency.  `stalled_until` is when an operation may complete at the earliest.
-    `unreadable` are slots whose blocks this host cannot read; `unwritable` says that its updates fail.
+    `unreadable` are slots whose blocks this host cannot read; `flakiness` is the probability that any one read of a
+    block fails; `unwritable` says that its updates fail.
     """
 
     slowness: float = 1.0
     stalled_until: float = 0.0
     unreadable: frozenset[int] = frozenset()
+    flakiness: float = 0.0
     unwritable: bool = False
 
     def read_time(self, now: float, random: Random) -> float:
         """Return when a read of all blocks that begins now is complete."""
         return max(now + random.uniform(*READ_LATENCY) * self.slowness, self.stalled_until)
+
+    def fails_to_read(self, slot: int, random: Random) -> bool:
+        """Return whether one read of the block of `slot` fails."""
+        return slot in self.unreadable or (self.flakiness > 0.0 and random.random() < self.flakiness)
 
     def update_time(self, now: float, random: Random) -> float:
         """Return when an update that begins now is complete."""

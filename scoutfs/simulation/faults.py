@@ -49,6 +49,8 @@ class Kind(StrEnum):
     """`slot`'s disk operations do not complete for `seconds`."""
     READ_ERROR = "read error"
     """`slot` cannot read the block of `peer` for `seconds`."""
+    FLAKY_READS = "flaky reads"
+    """Each read of a block by `slot` fails with probability `amount`, for `seconds`."""
     WRITE_ERROR = "write error"
     """`slot`'s updates fail for `seconds`; a mount that failed is mounted again then."""
     SERVER_FAILURE = "server failure"
@@ -107,7 +109,13 @@ _MOUNTS = {
     Kind.PAUSE: 3.0,
     Kind.SERVER_FAILURE: 2.0,
 }
-_DISKS = {Kind.SLOW_DISK: 2.0, Kind.STALLED_DISK: 2.0, Kind.READ_ERROR: 1.0, Kind.WRITE_ERROR: 1.0}
+_DISKS = {
+    Kind.SLOW_DISK: 2.0,
+    Kind.STALLED_DISK: 2.0,
+    Kind.READ_ERROR: 1.0,
+    Kind.FLAKY_READS: 1.0,
+    Kind.WRITE_ERROR: 1.0,
+}
 _FENCING = {Kind.FENCE_ERROR: 1.0, Kind.FENCE_ABSENT: 0.5}
 _ALL = {**_NETWORK, **_MOUNTS, **_DISKS, **_FENCING}
 
@@ -236,6 +244,8 @@ def _disk_fault(cluster: Cluster, fault: Fault) -> None:
             path.stalled_until = cluster.now + fault.seconds
         case Kind.READ_ERROR:
             path.unreadable |= {fault.peer}
+        case Kind.FLAKY_READS:
+            path.flakiness = fault.amount
         case Kind.WRITE_ERROR:
             path.unwritable = True
     _later(cluster, fault, lambda: _mend_disk(cluster, fault))

@@ -336,7 +336,7 @@ class Member:
         done = path.update_time(cluster.now, cluster.random)
         block = cluster.disk.blocks[self.slot]
         stranger = action.event is not Event.BEGIN and block.event(Event.BEGIN).rid != self.rid
-        unreadable = self.slot in path.unreadable
+        unreadable = path.fails_to_read(self.slot, cluster.random)
         self._committed = False
         self._pending = block.updated(action.event, action.rid or self.rid, action.term, int(self.now * 1e9))
         cluster.tell(self, "write", f"writes {action.event.name} {action.term}")
@@ -376,10 +376,10 @@ class Member:
         if not self.alive:
             return
         cluster = self.cluster
-        unreadable = cluster.paths[self.slot].unreadable
+        path = cluster.paths[self.slot]
         blocks: dict[int, QuorumBlock | None] = {}
         for slot, block in cluster.disk.blocks.items():
-            if slot in unreadable:
+            if path.fails_to_read(slot, cluster.random):
                 blocks[slot] = None
             else:
                 blocks[slot] = early[slot] if early[slot] is block or cluster.random.random() < 0.5 else block

@@ -121,8 +121,8 @@ class Server:
         if self._is_over(run, self._read_complete, then):
             return
         cluster = self._member.cluster
-        unreadable = cluster.paths[self._member.slot].unreadable
-        blocks: Blocks = {slot: None if slot in unreadable else b for slot, b in cluster.disk.blocks.items()}
+        path, random = cluster.paths[self._member.slot], cluster.random
+        blocks: Blocks = {s: None if path.fails_to_read(s, random) else b for s, b in cluster.disk.blocks.items()}
         self._seen = blocks
         if any(block is None for block in blocks.values()):
             self._shut_down("cannot read the quorum blocks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 
 from format.message import Message, MessageType
@@ -44,7 +45,7 @@ class Machine:
         self,
         slot: int = 0,
         present: tuple[int, ...] = (0, 1, 2),
-        blocks: dict[int, QuorumBlock] | None = None,
+        blocks: Mapping[int, QuorumBlock | None] | None = None,
         rules: Rules = STRICT_RULES,
         heartbeat_timeout: float = 10.0,
         rid: int = RID,

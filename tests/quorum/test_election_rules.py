@@ -348,3 +348,10 @@ def test_delays_of_heartbeats_are_counted_in_whole_seconds() -> None:
     assert "longest quorum heartbeat recv delay of 5 sec" in member.reports[-1]
     member.receive(HEARTBEAT, 7, 2)
     assert member.rid == RID
+
+
+def test_an_agent_that_cannot_read_its_own_block_does_not_begin() -> None:
+    machine = Machine(blocks={0: None})
+    assert machine.taken() == []
+    assert isinstance(machine.left, str)
+    assert "own block of quorum slot 0" in machine.left
