@@ -95,6 +95,11 @@ class Device:
         number = self._file.status.st_rdev if self.is_block_device else self._file.status.st_dev
         return os.major(number), os.minor(number)
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The file descriptors that are open: what a forked child must keep that closes all others."""
+        return tuple(self._file.descriptors)
+
     def is_same_as(self, other: Device) -> bool:
         """Whether both are the same block device or the same file, by whatever path."""
         mine, others = self._file.status, other._file.status
@@ -132,6 +137,13 @@ class Device:
         """Bring everything written so far to stable storage; raises DeviceError, and then nothing is known."""
         self._file.flush()
 
+    def drop_cache(self) -> None:
+        """Have other programs of this host read what is on the device, not what the page cache holds.
+
+        Who may not do that goes without.  Raises DeviceError.
+        """
+        self._file.drop_cache()
+
     def close(self) -> None:
         """Close the device and give up its claim; harmless when repeated."""
         self._file.close()
@@ -160,7 +172,7 @@ class _OpenFile:
         self._io = io
         self._flags = os.O_RDWR if writable else os.O_RDONLY
         self._buffers = _Buffers()
-        self._descriptors: list[int] = []
+        self.descriptors: list[int] = []
         try:
             self._fd = self._open_direct()
             self.status = io.stat(self._fd)
@@ -178,7 +190,7 @@ class _OpenFile:
 
     def _open(self, flags: int) -> int:
         fd = self._io.open(self.path, flags)
-        self._descriptors.append(fd)
+        self.descriptors.append(fd)
         return fd
 
     def _open_direct(self) -> int:
@@ -216,7 +228,7 @@ class _OpenFile:
             text = "is in use by the kernel of this host: mounted, swap, or part of another device"
             raise DeviceError(self.path, text, errno.EBUSY) from error
         if exclusive:
-            self._descriptors.append(fd)
+            self.descriptors.append(fd)
         else:
             self._io.close(fd)
 
@@ -266,10 +278,19 @@ class _OpenFile:
         except OSError as error:
             raise DeviceError(self.path, f"flushing: {_strerror(error)}", error.errno or errno.EIO) from error
 
+    def drop_cache(self) -> None:
+        try:
+            self._io.drop_cache(self._fd)
+        except PermissionError:
+            return
+        except OSError as error:
+            text = f"dropping its page cache: {_strerror(error)}"
+            raise DeviceError(self.path, text, error.errno or errno.EIO) from error
+
     def close(self) -> None:
-        while self._descriptors:
+        while self.descriptors:
             try:
-                self._io.close(self._descriptors.pop())
+                self._io.close(self.descriptors.pop())
             except OSError:
                 # Everything that matters was flushed by whoever wrote it; the descriptor is gone whatever close says.
                 continue

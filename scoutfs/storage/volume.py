@@ -143,6 +143,11 @@ class Volume:
         """Write a quorum block; it is on stable storage when this returns.  Raises DeviceError."""
         self.meta.write(QUORUM_OFFSET + block.slot * SMALL_BLOCK_SIZE, block.build(), durable=True)
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The file descriptors that are open: what a forked child must keep that closes all others."""
+        return (*self.meta.descriptors, *self.data.descriptors)
+
     def close(self) -> None:
         """Close both devices and give up the claim on them; harmless when repeated."""
         self.meta.close()
