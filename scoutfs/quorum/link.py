@@ -10,8 +10,10 @@ Neither side ever waits for the other: what is only worth knowing in its latest 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import trio
@@ -64,22 +66,23 @@ def encode(kind: str, payload: Any = None) -> bytes:
 class Outbox:
     """What is still to be sent.  Any thread may put something in; one task sends it.
 
-    `put` keeps only the latest payload of a kind, `append` keeps all of them, in order, up to a limit.  Everything
-    appended goes out before everything put.
+    `put` keeps only the latest of a kind and makes its payload when it is sent; `append` keeps all, in order, up to a
+    limit for log lines.  Everything appended goes out before everything put.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._queue: deque[bytes] = deque()
-        self._latest: dict[str, Any] = {}
+        self._latest: dict[str, Callable[[], Any]] = {}
         self._lost = 0
         self._token: trio.lowlevel.TrioToken | None = None
         self._wake = trio.Event()
+        self._closed = False
 
-    def put(self, kind: str, payload: Any) -> None:
-        """Say `payload`, instead of an earlier one of this kind that was not sent yet."""
+    def put(self, kind: str, produce: Callable[[], Any]) -> None:
+        """Say what `produce` returns, instead of an earlier one of this kind that was not sent yet."""
         with self._lock:
-            self._latest[kind] = payload
+            self._latest[kind] = produce
         self._notify()
 
     def append(self, kind: str, payload: Any = None) -> None:
@@ -91,26 +94,33 @@ class Outbox:
                 self._lost += 1
         self._notify()
 
+    def close(self) -> None:
+        """Nothing more will be put in: `send_all` returns once everything is sent."""
+        self._closed = True
+        self._notify()
+
     def take(self) -> bytes:
         """Return what is to be sent now, empty if there is nothing."""
         with self._lock:
             lines = list(self._queue)
             self._queue.clear()
             if self._lost:
-                lines.append(encode("log", [30, f"{self._lost} log lines of the member were lost"]))
+                lines.append(encode("log", [logging.WARNING, f"{self._lost} log lines of the member were lost"]))
                 self._lost = 0
-            lines += [encode(kind, payload) for kind, payload in self._latest.items()]
-            self._latest.clear()
+            latest, self._latest = self._latest, {}
+        lines += [encode(kind, produce()) for kind, produce in latest.items()]
         return b"".join(lines)
 
     async def send_all(self, stream: trio.SocketStream) -> None:
-        """Send until cancelled; raises LinkError when the other side is gone."""
+        """Send until cancelled or closed; raises LinkError when the other side is gone."""
         self._token = trio.lowlevel.current_trio_token()
         while True:
             wake = self._wake
             data = self.take()
             if data:
                 await _send(stream, data)
+            elif self._closed:
+                return
             else:
                 await wake.wait()
 

@@ -150,10 +150,10 @@ def taken(outbox: Outbox) -> list[Entry]:
 
 def test_only_the_latest_is_sent_of_what_was_put_and_all_of_what_was_appended() -> None:
     outbox = Outbox()
-    outbox.put("status", 1)
+    outbox.put("status", lambda: pytest.fail("was replaced"))
     outbox.append("log", [20, "a"])
-    outbox.put("fences", [])
-    outbox.put("status", 2)
+    outbox.put("fences", list)
+    outbox.put("status", lambda: 2)
     outbox.append("log", [20, "b"])
     assert taken(outbox) == [
         Entry("log", [20, "a"]),
@@ -208,7 +208,7 @@ async def test_a_reader_that_sleeps_costs_nothing_but_the_states_in_between() ->
         nursery.start_soon(outbox.send_all, one)
         big = "x" * 100_000
         for number in range(200):
-            outbox.put("status", [number, big])
+            outbox.put("status", lambda number=number: [number, big])
             await trio.testing.wait_all_tasks_blocked()
         decoder, seen = Decoder(), []
         while not seen or seen[-1] != 199:
@@ -216,6 +216,17 @@ async def test_a_reader_that_sleeps_costs_nothing_but_the_states_in_between() ->
         assert seen == sorted(seen)
         assert len(seen) < 20
         nursery.cancel_scope.cancel()
+
+
+async def test_a_closed_outbox_sends_all_and_ends() -> None:
+    async with pair() as (one, two):
+        outbox = Outbox()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.send_all, one)
+            await trio.testing.wait_all_tasks_blocked()
+            outbox.append("left", None)
+            outbox.close()
+        assert await receive(two, Decoder()) == [Entry("left", None)]
 
 
 async def test_the_end_of_the_other_side_is_an_error_for_both() -> None:
