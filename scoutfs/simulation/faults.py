@@ -75,7 +75,37 @@ class Fault:
     amount: float = 0.5
 
     def __str__(self) -> str:
-        return f"{self.kind}: slot {self.slot}, peer {self.peer}, {self.seconds:.3f} s, amount {self.amount:.2f}"
+        values = {"slot": self.slot, "peer": self.peer, "s": self.seconds, "p": self.amount, "n": int(12 * self.amount)}
+        return _TEXT[self.kind].format(**values, delay=200 * self.amount, slow=1 + 200 * self.amount)
+
+
+_TEXT: Mapping[Kind, str] = MappingProxyType(
+    {
+        Kind.CRASH: "slot {slot} dies, to be mounted again {s:.3f} s later",
+        Kind.CRASH_AFTER: "slot {slot} dies after {n} more actions, to be mounted again {s:.3f} s later",
+        Kind.UNMOUNT: "slot {slot} is unmounted, to be mounted again {s:.3f} s later",
+        Kind.FORCE_UNMOUNT: "slot {slot} is unmounted by force, to be mounted again {s:.3f} s later",
+        Kind.PAUSE: "slot {slot} stands still for {s:.3f} s",
+        Kind.CUT: "nothing gets from slot {slot} to slot {peer} for {s:.3f} s",
+        Kind.ISOLATE: "nothing gets to or from slot {slot} for {s:.3f} s",
+        Kind.MUTE: "nothing gets from slot {slot} to anybody for {s:.3f} s",
+        Kind.SPLIT: "slots below {slot} and the others cannot reach each other for {s:.3f} s",
+        Kind.LOSS: "datagrams are lost with probability {p:.2f} for {s:.3f} s",
+        Kind.CORRUPTION: "datagrams are corrupted with probability {p:.2f} for {s:.3f} s",
+        Kind.DUPLICATION: "datagrams arrive twice with probability {p:.2f} for {s:.3f} s",
+        Kind.REORDERING: "datagrams are overtaken with probability {p:.2f} for {s:.3f} s",
+        Kind.DELAY: "datagrams take up to {delay:.0f} ms for {s:.3f} s",
+        Kind.SLOW_DISK: "slot {slot}'s disk is {slow:.0f} times slower for {s:.3f} s",
+        Kind.STALLED_DISK: "slot {slot}'s disk answers nothing for {s:.3f} s",
+        Kind.READ_ERROR: "slot {slot} cannot read the block of slot {peer} for {s:.3f} s",
+        Kind.FLAKY_READS: "slot {slot}'s reads fail with probability {p:.2f} for {s:.3f} s",
+        Kind.WRITE_ERROR: "slot {slot}'s writes fail for {s:.3f} s",
+        Kind.SERVER_FAILURE: "the server of slot {slot} fails",
+        Kind.FENCE_ERROR: "slot {slot}'s fence agent reports errors for {s:.3f} s",
+        Kind.FENCE_ABSENT: "slot {slot}'s fence agent is not running for {s:.3f} s",
+        Kind.REPLACE: "slot {slot} is mounted elsewhere, its mount only stands still for {s:.3f} s",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

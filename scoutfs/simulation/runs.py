@@ -19,10 +19,15 @@ CONTEXT_LINES = 60
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run showed: virtual seconds with faults, elections won, events, seconds until a leader served at last."""
+    """What a run showed.
+
+    `seconds` of virtual time had faults, of `total_seconds`; `elections` were won; `settled` is how many seconds after
+    the last fault a leader served.
+    """
 
     seed: int
     seconds: float
+    total_seconds: float
     elections: int
     events: int
     settled: float
@@ -67,7 +72,10 @@ def run_seed(
     rules: Rules = STRICT_RULES,
     tell: Tell | None = None,
 ) -> Run:
-    """Run one seed of a scenario of `SCENARIOS`; raises SimulationFailure, with the end of the timeline."""
+    """Run one seed of a scenario of `SCENARIOS`; raises SimulationFailure, with the end of the timeline.
+
+    With `tell`, which gets the whole timeline, it raises the bare Violation.
+    """
     chosen = SCENARIOS[scenario]
     config = configure(seed, chosen, members=members, rules=rules)
     faults = random_faults(Random(f"faults {seed}"), chosen, config.present, seconds)
@@ -85,8 +93,10 @@ def run_faults(
     tell: Tell | None = None,
 ) -> Run:
     """Run a cluster through a list of faults, then let it settle; raises SimulationFailure."""
-    try:
+    if tell is not None:
         return _run(config, faults, seed, seconds, tell)
+    try:
+        return _run(config, faults, seed, seconds, None)
     except Violation as first:
         violation = first
         lines: deque[Line] = deque(maxlen=CONTEXT_LINES)
@@ -108,4 +118,4 @@ def _run(config: ClusterConfig, faults: Sequence[Fault], seed: int, seconds: flo
     inject(cluster, faults)
     cluster.run(seconds)
     settled = cluster.settle()
-    return Run(seed, seconds, cluster.elections, cluster.schedule.events, settled)
+    return Run(seed, seconds, cluster.now, cluster.elections, cluster.schedule.events, settled)
