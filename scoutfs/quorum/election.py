@@ -442,12 +442,23 @@ class Election:
                 return
         recorded = greatest_term(blocks)
         alone = self.role is Role.CANDIDATE and not self._heard_since_request
-        if alone and self.rules.repeat_request_while_isolated and recorded <= self.term:
+        repeats = alone and self.rules.repeat_request_while_isolated and recorded <= self.term
+        if repeats and not self._somebody_started_in_our_term(blocks):
             self._repeats += 1
             self._request_votes(now)
         else:
             self._repeats = 0
             self._stand(max(self.term, recorded) + 1, now)
+
+    def _somebody_started_in_our_term(self, blocks: Blocks) -> bool:
+        """Whether another member started in the term that we stand in: it gives no vote in it, only in a greater."""
+        return any(
+            slot != self.slot
+            and block is not None
+            and block.agent_may_run
+            and block.event(Event.BEGIN).term >= self.term
+            for slot, block in blocks.items()
+        )
 
     def _stand(self, term: int, now: float) -> None:
         self.role = Role.CANDIDATE

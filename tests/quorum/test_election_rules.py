@@ -135,6 +135,11 @@ def test_an_isolated_candidate_repeats_its_request_with_growing_delays() -> None
     member.receive(REQUEST, 1, 2)
     member.advance(6)
     assert member.election.term == 2
+    member = Machine()
+    member.advance(3)
+    member.blocks[1] = block_with(1, (Event.BEGIN, OTHER, 1))
+    member.advance(5.1)
+    assert member.election.term == 2, "a member that started in term 1 gives no vote in it"
     member = without("repeat_request_while_isolated")
     member.advance(30)
     assert member.election.term > 80
