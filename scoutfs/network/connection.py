@@ -18,7 +18,7 @@ from format.block import FormatError
 from format.quorum import SlotAddress
 from scoutfs.counters import Counters
 from scoutfs.network.framing import Decoder, Frame, Side
-from scoutfs.network.session import Batch, Session
+from scoutfs.network.session import Batch, Request, Response, Session, SessionError
 
 CONNECT_TIMEOUT = 1.0
 """Seconds that a client waits for one TCP connection."""
@@ -128,6 +128,19 @@ class Connection:
         self._scope.deadline = math.inf
         self.wake()
 
+    def receive(self, frame: Frame) -> Request | Response | None:
+        """Take a message that is no greeting into the session; see `Session.receive`.  Raises SessionError."""
+        session = self.session
+        if session is None:
+            raise SessionError(f"{frame.header.command.name} before the greeting was accepted")
+        duplicates, unmatched = session.duplicates, session.unmatched
+        received = session.receive(frame)
+        if session.duplicates > duplicates:
+            self._counters.add("net_recv_dropped_duplicate")
+        if session.unmatched > unmatched:
+            self._counters.add("net_dropped_response")
+        return received
+
     def wake(self) -> None:
         """Something may have been queued in the session."""
         self._work.set()
@@ -181,11 +194,11 @@ class Connection:
             self.close(_why(error))
 
     def _next(self) -> Batch:
-        """What to send now.  The greeting comes first: with a session attached there is nothing else to wait for."""
+        """What to send now, the greeting first; once closed nothing: the session may be another connection's then."""
         if self._greeting:
             greeting, self._greeting = self._greeting, b""
             return Batch(greeting, 1)
-        return self.session.take() if self.session is not None else Batch(b"", 0)
+        return Batch(b"", 0) if self.session is None or self.closed else self.session.take()
 
 
 def _why(error: BaseException) -> str:

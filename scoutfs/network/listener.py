@@ -66,25 +66,35 @@ class Listener:
         self._complained: set[int] = set()
 
     async def serve(self, handle: Handle) -> None:
-        """Accept until cancelled; raises OSError when the socket fails.
+        """Accept until `close`, then return when the last connection has ended; raises OSError when the socket fails.
 
         `handle` runs the connection and calls `greeted` once it has earned its place.
         """
         async with trio.open_nursery() as nursery:
             failure = await self._accept_all(nursery, handle)
-            nursery.cancel_scope.cancel()
-        raise failure
+            if failure is not None:
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Stop listening, and drop who has not greeted; clients stay until their connections end."""
+        self._sock.close()
+        for connection in self._ungreeted:
+            connection.close("the server stops")
 
     def greeted(self, connection: Connection) -> None:
         """The connection is a client's."""
         self._ungreeted.pop(connection, None)
 
-    async def _accept_all(self, nursery: trio.Nursery, handle: Handle) -> OSError:
+    async def _accept_all(self, nursery: trio.Nursery, handle: Handle) -> OSError | None:
         while True:
             try:
                 connection = await self._accept()
+            except trio.ClosedResourceError:
+                return None
             except OSError as error:
-                return error
+                return None if self._sock.fileno() < 0 else error
             if connection is not None:
                 self._ungreeted[connection] = None
                 self._limit_ungreeted()

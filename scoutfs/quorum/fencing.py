@@ -193,6 +193,10 @@ class FenceRequests:
         """Return the requests that `fence/` shows: those that this host is still servicing itself are left out."""
         return self._views
 
+    def pending(self) -> tuple[FenceView, ...]:
+        """Return all requests in order of creation, also those that this host is still servicing itself."""
+        return tuple(request.view() for request in self._requests.values())
+
     def _first_open(self) -> _Request | None:
         """The first request with an error or not fenced: what the wait for all is about (spec 02 §6.2)."""
         return next((request for request in self._requests.values() if request.error or not request.fenced), None)

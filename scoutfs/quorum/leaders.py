@@ -49,6 +49,18 @@ def find_server(blocks: Blocks) -> Leader | None:
     return found
 
 
+def fenced_rids(blocks: Blocks) -> set[int]:
+    """Return the mounts that led, never stopped, and were fenced by a later leader: they must not be let in again."""
+    fenced_below = greatest_fence(blocks)
+    return {
+        record.rid
+        for block in blocks.values()
+        if block is not None
+        for record in _unstopped_records(block)
+        if 0 < record.term < fenced_below
+    }
+
+
 def previous_leaders(
     blocks: Blocks, rid: int, term: int, overwritten: Iterable[tuple[int, EventRecord]] = ()
 ) -> list[Leader]:

@@ -78,8 +78,8 @@ class Farewell(NamedTuple):
 class Clients:
     """The clients of the server of `term`.
 
-    `expected` are rids of members that may be mounted though they have not greeted yet, with their slots; `started` is
-    when the server came up.  Times are seconds of one monotonic clock.
+    `expected` are rids of members that may be mounted though they have not greeted yet, with their slots; `refused` are
+    rids that were fenced; `started` is when the server came up.  Times are seconds of one monotonic clock.
     """
 
     fsid: int
@@ -88,9 +88,9 @@ class Clients:
     votes_needed: int
     started: float
     expected: dict[int, int] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)
     clients: dict[int, Client] = field(default_factory=dict)
     took_over: bool = False
-    _fenced: set[int] = field(default_factory=set)
     _farewells: dict[int, Farewell] = field(default_factory=dict)
 
     # -- greetings -----------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Clients:
         rid, leaving = greeting.rid, bool(greeting.flags & GreetingFlag.FAREWELL)
         client = self.clients.get(rid)
         session = client.session if client is not None else None
-        if rid in self._fenced:
+        if rid in self.refused:
             if leaving:
                 return Welcome(Verdict.ACCEPT, "", rid, ServerSession(header.id))
             return _drop(rid, "was fenced, and must not be let in again")
@@ -164,14 +164,14 @@ class Clients:
         if client is not None:
             client.session, client.parked_since = None, None
         self._farewells.pop(rid, None)
-        self._fenced.add(rid)
+        self.refused.add(rid)
 
     def fenced(self, rid: int) -> None:
         """The mount certainly cannot do anything any more: it counts no longer, and is not let in again."""
         self.clients.pop(rid, None)
         self.expected.pop(rid, None)
         self._farewells.pop(rid, None)
-        self._fenced.add(rid)
+        self.refused.add(rid)
 
     # -- leaving -------------------------------------------------------------------------------------------------
 
@@ -231,11 +231,11 @@ class Clients:
         """Return the members, rid to slot, that may be mounted and have not come back from the previous server."""
         if not self.took_over or now >= self.started + RECOVERY_TIME:
             return {}
-        return {rid: slot for rid, slot in self.expected.items() if rid not in self.clients and rid not in self._fenced}
+        return {rid: slot for rid, slot in self.expected.items() if rid not in self.clients and rid not in self.refused}
 
     def deadline(self, now: float) -> float | None:
-        """When `leaving` may say more though nothing else happened; None for never."""
-        if not self._farewells or not self.took_over:
+        """When `leaving` or `awaited` may change though nothing else happened; None for never."""
+        if not self.took_over:
             return None
         times = (self.started + SETTLING_TIME, self.started + RECOVERY_TIME)
         return next((time for time in times if time > now), None)

@@ -1,0 +1,279 @@
+"""A server that is up: its connections, and what clients ask (spec 03 §2, §3, §8, §10)."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from format.net import Command, Greeting, NetError
+from scoutfs.counters import Counters
+from scoutfs.errors import ScoutfsError
+from scoutfs.network.connection import LINGER, Connection
+from scoutfs.network.framing import Frame, greeting_response
+from scoutfs.network.listener import GREETING_TIMEOUT, Listener
+from scoutfs.network.session import Request, ServerSession, SessionError
+from scoutfs.network.statfs import Statfs
+from scoutfs.quorum.fencing import FenceReason, FenceRequests
+from scoutfs.server.clients import Clients, Verdict, Welcome
+
+RECONNECT_TIMEOUT = 20.0
+"""Seconds that a client whose connection broke has to come back; then it is fenced."""
+
+RECLAIM_INTERVAL = 1.0
+
+Log = Callable[[int, str], None]
+
+
+class Service:
+    """Serves clients until it is told to stop.
+
+    `statfs` counts what is free; `changed` is called whenever what `clients` or `connected` tell has changed.
+    """
+
+    def __init__(
+        self,
+        clients: Clients,
+        listener: Listener,
+        fences: FenceRequests,
+        statfs: Callable[[], Awaitable[Statfs]],
+        log: Log,
+        counters: Counters,
+        changed: Callable[[], None],
+    ) -> None:
+        self.clients = clients
+        self._listener = listener
+        self._fences = fences
+        self._statfs = statfs
+        self._log, self._counters = log, counters
+        self._changed = changed
+        self._connections: dict[int, Connection] = {}
+        self._rids: dict[Connection, int] = {}
+        self._timers_due = trio.Event()
+        self._disconnection = trio.Event()
+        self._statfs_wanted = trio.Event()
+        self._statfs_requests: list[tuple[ServerSession, Request]] = []
+        self._failure: ScoutfsError | None = None
+        self._recovering = 0
+        self._said: set[object] = set()
+
+    def connected(self, rid: int) -> bool:
+        """Whether the client has a connection now."""
+        return rid in self._connections
+
+    async def run(self, stopped: trio.Event) -> None:
+        """Serve until `stopped`, then send what is queued and close.  Raises ScoutfsError when the server must stop."""
+        self._reclaim()
+        if self._failure is not None:
+            raise self._failure
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._accept, nursery.cancel_scope)
+            nursery.start_soon(self._reclaim_forever, nursery.cancel_scope)
+            nursery.start_soon(self._watch_time)
+            nursery.start_soon(self._answer_statfs)
+            await stopped.wait()
+            await self._close()
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _accept(self, scope: trio.CancelScope) -> None:
+        try:
+            await self._listener.serve(self._serve)
+        except OSError as error:
+            self._failure = ScoutfsError(f"accepting connections: {error.strerror}", error.errno or errno.EIO)
+            scope.cancel()
+
+    async def _close(self) -> None:
+        """Let the last answers out: a farewell that is lost leaves a mount waiting for the next server."""
+        self._listener.close()
+        for connection in self._rids:
+            connection.finish("the server stops")
+        with trio.move_on_after(LINGER + 0.5):
+            while self._rids:
+                self._disconnection = trio.Event()
+                await self._disconnection.wait()
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            await connection.run(partial(self._received, connection), greeting_timeout=GREETING_TIMEOUT)
+        finally:
+            self._disconnected(connection)
+
+    def _received(self, connection: Connection, frame: Frame) -> None:
+        if frame.header.command is Command.GREETING:
+            self._greeted(connection, frame)
+            return
+        received = connection.receive(frame)
+        session = connection.session
+        if isinstance(received, Request) and isinstance(session, ServerSession):
+            self._dispatch(self._rids[connection], session, received)
+            connection.wake()
+
+    def _greeted(self, connection: Connection, frame: Frame) -> None:
+        """Answer a greeting; the session is joined to this connection, and to no older one, at once."""
+        welcome = self.clients.greet(frame.header, frame.payload, connection.peer)
+        if welcome.verdict is Verdict.REFUSE:
+            self._say_once("refused", logging.WARNING, f"refused a mount at {connection.peer}: {welcome.text}")
+            connection.greet(greeting_response(frame.header, b"", NetError.EINVAL))
+            connection.finish(welcome.text)
+        elif welcome.session is None:
+            text = f"dropped a connection from {connection.peer}: {welcome.text}"
+            self._say_once(("dropped", welcome.rid), logging.WARNING, text)
+            connection.close(welcome.text)
+        else:
+            self._accepted(connection, frame, welcome, welcome.session)
+
+    def _accepted(self, connection: Connection, frame: Frame, welcome: Welcome, session: ServerSession) -> None:
+        rid, clients = welcome.rid, self.clients
+        self._listener.greeted(connection)
+        older = self._connections.get(rid)
+        if older is not None:
+            older.close("a newer connection of the mount")
+        self._connections[rid], self._rids[connection] = connection, rid
+        self._log(logging.INFO, f"server accepted {connection}")
+        answer = Greeting(clients.fsid, clients.fmt_vers, clients.term, rid)
+        connection.greet(greeting_response(frame.header, answer.build()))
+        session.attach()
+        connection.attach(session)
+        self._follow_recovery()
+        self._let_leave()
+
+    def _disconnected(self, connection: Connection) -> None:
+        rid, session = self._rids.pop(connection, None), connection.session
+        self._disconnection.set()
+        self._timers_due.set()
+        if rid is None or not isinstance(session, ServerSession):
+            return
+        why = "" if connection.reason in ("", "closed by the peer", "the server stops") else f": {connection.reason}"
+        self._log(logging.INFO, f"server closing {connection}{why}")
+        if self._connections.get(rid) is connection:
+            del self._connections[rid]
+            session.detach()
+            if not session.farewell_sent:
+                self.clients.parked(rid, session, trio.current_time())
+        self._changed()
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, rid: int, session: ServerSession, request: Request) -> None:
+        command = request.command
+        if command is Command.STATFS and not request.payload:
+            self._statfs_requests.append((session, request))
+            self._statfs_wanted.set()
+        elif command is Command.FAREWELL:
+            if request.payload:
+                raise SessionError(f"FAREWELL with {len(request.payload)} bytes of payload")
+            self.clients.farewell(rid, session, request)
+            self._let_leave()
+        elif command in (Command.SYNC_LOG_TREES, Command.LOCK_RECOVER):
+            self._counters.add("net_unknown_request")
+            raise SessionError(f"{command.name} is no request to a server")
+        elif command is Command.LOCK:
+            # an error would break the connection of a kernel mount, which would ask again at once and for ever
+            text = f"LOCK of mount {rid:016x} waits: this release does not serve locks"
+            self._say_once(command, logging.WARNING, text)
+        else:
+            if command is not Command.STATFS:
+                self._counters.add("net_unknown_request")
+                text = f"{command.name} of mount {rid:016x} is refused: this release does not serve it"
+                self._say_once(command, logging.WARNING, text)
+            session.respond(request, error=NetError.EINVAL)
+
+    async def _answer_statfs(self) -> None:
+        """One count answers everybody who asked before it began."""
+        while True:
+            await self._statfs_wanted.wait()
+            self._statfs_wanted = trio.Event()
+            requests, self._statfs_requests = self._statfs_requests, []
+            payload, error = b"", NetError.NONE
+            try:
+                payload = (await self._statfs()).build()
+            except ScoutfsError as failure:
+                self._log(logging.ERROR, f"statfs failed: {failure}")
+                error = NetError.from_errno(failure.errno)
+            for session, request in requests:
+                session.respond(request, payload, error)
+            self._wake_all()
+
+    def _let_leave(self) -> None:
+        """Answer the farewells of all mounts that may leave now (spec 02 §8.3)."""
+        for farewell in self.clients.leaving(trio.current_time()):
+            farewell.session.respond(farewell.request)
+        self._wake_all()
+        self._timers_due.set()
+        self._changed()
+
+    def _wake_all(self) -> None:
+        for connection in self._connections.values():
+            connection.wake()
+
+    # -- time and fencing --------------------------------------------------------------------------------------------
+
+    async def _watch_time(self) -> None:
+        while True:
+            now = trio.current_time()
+            parked = [client for client in self.clients.clients.values() if client.parked_since is not None]
+            late = [client for client in parked if now >= (client.parked_since or 0.0) + RECONNECT_TIMEOUT]
+            for client in late:
+                text = f"client {client.address} reconnect timed out, fencing rid {client.rid:016x}"
+                self._log(logging.INFO, text)
+                self.clients.give_up(client.rid)
+                self._fences.start(client.rid, client.address.address, FenceReason.CLIENT_RECONNECT)
+            self._follow_recovery()
+            self._let_leave()
+            times = [client.parked_since + RECONNECT_TIMEOUT for client in parked if client.parked_since is not None]
+            deadline = self.clients.deadline(now)
+            if deadline is not None:
+                times.append(deadline)
+            self._timers_due = trio.Event()
+            with trio.move_on_at(min(times, default=math.inf)):
+                await self._timers_due.wait()
+
+    def _follow_recovery(self) -> None:
+        """Say how many members of the previous server are awaited, and when that is over."""
+        awaited = self.clients.awaited(trio.current_time())
+        if awaited and not self._recovering:
+            self._log(logging.INFO, f"waiting for {len(awaited)} clients to recover")
+        if self._recovering and not awaited:
+            lost = ", ".join(f"{rid:016x} in slot {slot}" for rid, slot in sorted(self.clients.expected.items()))
+            if lost:
+                text = f"recovery timeout expired for members {lost}: they no longer count as mounted"
+                self._log(logging.WARNING, text)
+            else:
+                self._log(logging.INFO, "all clients recovered")
+        self._recovering = len(awaited)
+
+    async def _reclaim_forever(self, scope: trio.CancelScope) -> None:
+        while self._failure is None:
+            with trio.move_on_after(RECLAIM_INTERVAL):
+                await self._fences.changed()
+            self._reclaim()
+        scope.cancel()
+
+    def _reclaim(self) -> None:
+        """Forget the mounts that are fenced; an error ends the server."""
+        while (view := self._fences.serviced()) is not None:
+            if view.error:
+                self._failure = ScoutfsError(f"fence error seen for rid {view.rid:016x}", errno.EIO)
+                return
+            self.clients.fenced(view.rid)
+            connection = self._connections.get(view.rid)
+            if connection is not None:
+                connection.close("the mount is fenced")
+            self._fences.remove(view.rid)
+            self._log(logging.INFO, f"successfully reclaimed resources for fenced rid {view.rid:016x}")
+            self._follow_recovery()
+            self._let_leave()
+
+    def _say_once(self, what: object, level: int, text: str) -> None:
+        """Bounded: hostile peers choose what there is to say."""
+        if what not in self._said and len(self._said) < 100:
+            self._said.add(what)
+            self._log(level, text)

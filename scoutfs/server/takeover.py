@@ -1,0 +1,117 @@
+"""What a new server does before anything else: it sees every previous leader fenced (spec 02 §5.5).
+
+Stricter than the original where the wire allows it: a later leader that appears meanwhile ends the start (W2), a
+request that failed fails the start (W3), and a leader of our own slot is never given up (W4): the STOP that would
+follow would hide its record from every later leader.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+import trio
+
+from format.block import BlockError
+from format.quorum import EventRecord, QuorumBlock, QuorumConfig
+from scoutfs.counters import Counters
+from scoutfs.errors import ScoutfsError
+from scoutfs.paths import mount_name
+from scoutfs.quorum.fencing import LEADERS_TIMEOUT, FenceError, FenceReason, FenceRequests, FenceTimeout
+from scoutfs.quorum.leaders import Leader, later_leader, previous_leaders
+from scoutfs.storage.volume import Volume
+
+RETRY_PAUSE = 5.0
+"""Seconds before a leader of our own slot that could not be fenced is asked for again."""
+
+Log = Callable[[int, str], None]
+Blocks = dict[int, QuorumBlock]
+ReadBlocks = Callable[[], Awaitable[Blocks]]
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Who starts a server; `overwritten` are (slot, ELECT record) that the slot's block no longer shows."""
+
+    slot: int
+    rid: int
+    term: int
+    overwritten: tuple[tuple[int, EventRecord], ...] = ()
+
+
+def read_all_blocks(volume: Volume, slots: Iterable[int]) -> Blocks:
+    """Read the quorum blocks of `slots`, blocking.  Raises ScoutfsError (EIO) if one fails: it might hide a leader."""
+    blocks: Blocks = {}
+    for slot, block in volume.read_quorum_blocks(slots).items():
+        if isinstance(block, (ScoutfsError, BlockError)):
+            raise ScoutfsError(f"error reading quorum block of slot {slot}: {block}", errno.EIO) from block
+        blocks[slot] = block
+    return blocks
+
+
+async def fence_previous_leaders(
+    us: Leadership,
+    config: QuorumConfig,
+    fsid: int,
+    read_blocks: ReadBlocks,
+    fences: FenceRequests,
+    log: Log,
+    counters: Counters,
+) -> Blocks:
+    """Return the quorum blocks once every leader before us is fenced and none after us is recorded.
+
+    Nothing else of the volume may be read before.  Raises ScoutfsError: EIO for a block or a fence request that failed,
+    ETIMEDOUT for one that was not answered, ESTALE when there is a later leader.
+    """
+    fenced: set[int] = set()
+    while True:
+        blocks = await read_blocks()
+        later = later_leader(blocks, us.term)
+        if later is not None:
+            text = f"slot {later.slot} has recorded a leader of term {later.term}, ours is {us.term}"
+            raise ScoutfsError(text, errno.ESTALE)
+        leaders = [
+            leader for leader in previous_leaders(blocks, us.rid, us.term, us.overwritten) if leader.rid not in fenced
+        ]
+        if not leaders:
+            return blocks
+        for leader in leaders:
+            address = config.slots[leader.slot]
+            name = mount_name(fsid, leader.rid)
+            text = f"at term {leader.term} in slot {leader.slot} with address {address}"
+            log(logging.INFO, f"fencing previous leader {name} {text}")
+            counters.add("quorum_fence_leader")
+            fences.start(leader.rid, address.address, FenceReason.QUORUM_BLOCK_LEADER)
+        await _until_fenced(us, leaders, config, fences, log, counters)
+        fenced |= {leader.rid for leader in leaders}
+
+
+async def _until_fenced(
+    us: Leadership, leaders: list[Leader], config: QuorumConfig, fences: FenceRequests, log: Log, counters: Counters
+) -> None:
+    while True:
+        started = trio.current_time()
+        try:
+            await fences.wait_all(LEADERS_TIMEOUT)
+            return
+        except (FenceError, FenceTimeout) as error:
+            counters.add("quorum_fence_error")
+            views = fences.pending()
+            unfenced = {view.rid for view in views if view.error or not view.fenced}
+            hidden = [leader for leader in leaders if leader.slot == us.slot and leader.rid in unfenced]
+            if not hidden:
+                raise
+            names = ", ".join(f"{leader.rid:016x} of term {leader.term}" for leader in hidden)
+            log(
+                logging.ERROR,
+                f"{error}: trying again, since an earlier mount of this slot, rid {names}, may still lead and giving "
+                "up would hide it from every later leader: make sure that it is dead, then write to its 'fenced' file",
+            )
+        await trio.sleep_until(started + RETRY_PAUSE)
+        failed = {view.rid for view in views if view.error}
+        for leader in leaders:
+            if leader.rid in failed:
+                fences.remove(leader.rid)
+                fences.start(leader.rid, config.slots[leader.slot].address, FenceReason.QUORUM_BLOCK_LEADER)
