@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import lzma
 from pathlib import Path
 from typing import Any
 
+from tests.memory import PAGE, Image
+
 DIRECTORY = Path(__file__).parent / "data" / "volume"
-_HOLE = 65536
+_CHUNK = 1 << 20
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -16,17 +19,19 @@ def manifest() -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in json.loads((DIRECTORY / "manifest.json").read_text())}
 
 
+def load(name: str, role: str) -> Image:
+    """Return the recorded `role` ("meta" or "data") device of volume `name`."""
+    return _load(name, role).copy()
+
+
 def unpack(name: str, role: str, path: Path) -> Path:
     """Write the recorded `role` ("meta" or "data") device of volume `name` to `path`, with holes for its zeros."""
-    entry = manifest()[name][role]
-    with lzma.open(DIRECTORY / entry["file"]) as stored, path.open("wb") as image:
-        image.truncate(entry["device_bytes"])
-        offset = 0
-        while chunk := stored.read(_HOLE):
-            if chunk.strip(b"\0"):
-                image.seek(offset)
-                image.write(chunk)
-            offset += len(chunk)
+    image = _load(name, role)
+    with path.open("wb") as file:
+        file.truncate(image.size)
+        for page, data in image.pages.items():
+            file.seek(page * PAGE)
+            file.write(data[: image.size - page * PAGE])
     return path
 
 
@@ -40,3 +45,16 @@ def read(name: str, role: str, offset: int, size: int) -> bytes:
     with lzma.open(DIRECTORY / manifest()[name][role]["file"]) as stored:
         stored.seek(offset)
         return stored.read(size).ljust(size, b"\0")
+
+
+@functools.cache
+def _load(name: str, role: str) -> Image:
+    entry = manifest()[name][role]
+    image = Image(entry["device_bytes"])
+    with lzma.open(DIRECTORY / entry["file"]) as stored:
+        offset = 0
+        while chunk := stored.read(_CHUNK):
+            if chunk.strip(b"\0"):
+                image.write(offset, chunk)
+            offset += len(chunk)
+    return image

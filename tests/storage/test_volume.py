@@ -17,7 +17,7 @@ from format.quorum import Event, SlotAddress
 from scoutfs.errors import ScoutfsError
 from scoutfs.storage import Device, DeviceError, Sharing, Volume, VolumeError, read_super_block
 from tests.faults import BadSectors, NthFails, Recorder
-from tests.images import manifest, unpack_volume
+from tests.images import load, manifest, unpack_volume
 from tests.loops import loop_device, needs_loop_devices
 from tests.memory import Image, MemoryIO
 
@@ -30,10 +30,9 @@ WHOLE_VOLUMES = sorted(
 
 
 @pytest.fixture(scope="session")
-def original(tmp_path_factory):
+def original():
     """Images of a volume of the original with three slots: {"m": ..., "d": ...}."""
-    meta, data = unpack_volume("v2-3slot", tmp_path_factory.mktemp("original"))
-    return {"m": Image.of_file(meta), "d": Image.of_file(data)}
+    return {"m": load("v2-3slot", "meta"), "d": load("v2-3slot", "data")}
 
 
 @pytest.fixture
