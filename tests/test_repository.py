@@ -1,0 +1,120 @@
+"""What holds for all files of the repository."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mount import options
+
+ROOT = Path(__file__).parents[1]
+CODE = ("format", "scoutfs", "mount", "tests", "scripts")
+MANUALS = sorted((ROOT / "docs" / "man").glob("*.[1-8]"))
+LINES_MAX = 700
+
+
+def _python_files(*directories: str) -> Iterator[Path]:
+    for directory in directories:
+        for path in sorted((ROOT / directory).rglob("*")):
+            if "__pycache__" in path.parts or "data" in path.parts or not path.is_file():
+                continue
+            if path.suffix == ".py" or (not path.suffix and b"python" in path.read_bytes()[:40]):
+                yield path
+
+
+def _texts() -> Iterator[Path]:
+    names = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        path = ROOT / name
+        if "data" not in Path(name).parts and path.is_file():
+            yield path
+
+
+def test_no_module_is_longer_than_a_reader_s_patience() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in _python_files(*CODE)}
+    assert lengths
+    assert not {str(path): lines for path, lines in lengths.items() if lines > LINES_MAX}
+
+
+def test_imports_go_one_way() -> None:
+    forbidden = {"format": {"scoutfs", "mount", "tests"}, "scoutfs": {"mount", "tests"}, "mount": {"tests"}}
+    for package, others in forbidden.items():
+        for path in _python_files(package):
+            assert not _imports(path) & others, path
+
+
+def test_the_format_is_pure() -> None:
+    for path in _python_files("format"):
+        assert not _imports(path) & {"logging", "os", "random", "socket", "subprocess", "threading", "time", "trio"}, (
+            path
+        )
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_no_file_names_the_machine_it_was_written_on() -> None:
+    # written in pieces, since this file is looked at as well
+    private = re.compile("|".join(rf"(?<![\w.])/{name}/" for name in ("work", "root", "home")))
+    for path in _texts():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        assert not private.search(text), f"{path}: {private.search(text)}"
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "decisions").glob("*.md")]
+    assert len(documents) > 5
+    for document in documents:
+        text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+        anchors = {_anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            assert (document.parent / path).exists(), f"{document}: {target}"
+            assert path or anchor in anchors, f"{document}: {target}"
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", MANUALS, ids=lambda path: path.name)
+def test_manual_pages_are_set_without_warnings(page: Path) -> None:
+    if shutil.which("man") is None or shutil.which("groff") is None:
+        pytest.skip("no man and groff here")
+    run = subprocess.run(["man", "--warnings", "-l", str(page)], capture_output=True, text=True, check=True, timeout=30)
+    assert run.stderr == ""
+    assert len(run.stdout.splitlines()) > 30
+
+
+def test_every_mount_option_has_its_place_in_the_manual() -> None:
+    page = (ROOT / "docs" / "man" / "mount.scoutfs.8").read_text()
+    section = page.partition(".Sh MOUNT OPTIONS")[2].partition(".Sh ")[0]
+    described = {word for line in section.splitlines() if line.startswith(".It") for word in line.split()}
+    assert {"quorum_slot_nr", "metadev_path", "wait", "fence"} <= described
+    for option in options.NUMBERS.values():
+        assert option.name in described
+    for name, option in options.NUMBERS.items():
+        entry = re.search(rf"^\.It Cm {name} .*?(?=^\.It)", section + ".It", re.MULTILINE | re.DOTALL)
+        assert entry is not None
+        if option.default >= 0:
+            assert re.search(rf"Default {option.default}\.|default {option.default}\.", entry[0]), name
