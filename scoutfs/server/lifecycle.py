@@ -38,6 +38,10 @@ FencesFactory = Callable[[trio.Nursery], FenceRequests]
 _Result = TypeVar("_Result")
 
 
+class StartError(ScoutfsError):
+    """A server could not start; the text says which step failed and why."""
+
+
 class Offload:
     """Runs blocking functions in worker threads; a cancelled one is left to itself, since it only reads."""
 
@@ -206,6 +210,8 @@ class ServerRun:
             self.fences = server.fences_factory(nursery)
             try:
                 await self._start_and_serve(nursery, self.fences, self._stopped)
+            except StartError as error:
+                log(logging.ERROR, f"{error}, error -{error.errno}")
             except ScoutfsError as error:
                 log(logging.ERROR, f"server failed: {error}, error -{error.errno}")
             self._enter(ServerStatus.STOPPING)
@@ -220,7 +226,7 @@ class ServerRun:
             with trio.CancelScope() as starting:
                 nursery.start_soon(_cancel_when, stopped, starting)
                 self._service = await self._start(fences, listening)
-            if self._service is None or stopped.is_set():
+            if self._service is None or self._stop_wanted:
                 return
             self._server.log(logging.INFO, f"server ready at {self._address}")
             self._enter(ServerStatus.UP)
@@ -242,7 +248,7 @@ class ServerRun:
             listening.append(listen(self._address))
         except OSError as error:
             number = error.errno or errno.EIO
-            raise ScoutfsError(f"server failed to bind to {self._address}: {os.strerror(number)}", number) from error
+            raise StartError(f"server failed to bind to {self._address}: {os.strerror(number)}", number) from error
         super_block = await self._step("read the super block", self._offload(volume.read_super))
         await self._report_recorded_mounts(super_block.raw.mounted_clients)
         clients = Clients(
@@ -261,7 +267,7 @@ class ServerRun:
         try:
             return await step
         except ScoutfsError as error:
-            raise ScoutfsError(f"could not {what}: {error}", error.errno) from error
+            raise StartError(f"server failed to {what}: {error}", error.errno) from error
 
     async def _read_blocks(self) -> Blocks:
         return await self._offload(read_all_blocks, self._server.volume, tuple(self._server.config.slots))
