@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol
 import pyfuse3
 
 from mount import control
-from mount.interrupts import interruptible
+from mount.interrupts import has_pending_signal, interruptible
 from mount.root import RootAttributes
 from scoutfs.errors import ScoutfsError
 
@@ -46,12 +46,11 @@ class Statfs(Protocol):
 
 
 class Requests:
-    """What became of requests: those in progress that wait, and the exceptions that handlers did not expect."""
+    """What became of requests: the exceptions that handlers did not expect."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._unexpected: Counter[str] = Counter()
-        self.waiting = 0
 
     def unexpected(self, request: str, error: Exception) -> None:
         """Count an exception, and log it with its request; the same one only the first time."""
@@ -107,7 +106,8 @@ class _Listing:
 class Operations(pyfuse3.Operations):  # type: ignore[misc]
     """The handlers.  `statfs` asks the server, and may wait for one; nothing else here waits.
 
-    `owner` is (uid, gid) of everything below `.scoutfs`.
+    `owner` is (uid, gid) of everything below `.scoutfs`.  `connection_lost` tells requests that wait whether the kernel
+    has ended the connection.
     """
 
     supports_dot_lookup = True
@@ -120,11 +120,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         log: Log,
         *,
         owner: tuple[int, int] = (0, 0),
+        connection_lost: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self.requests = Requests(log)
         self._root, self._tree, self._statfs, self._log = root, tree, statfs, log
-        self._owner = owner
+        self._owner, self._connection_lost = owner, connection_lost
         self._open: dict[int, _OpenFile | _Listing] = {}
         self._next_handle = 1
         self._told_read_only = False
@@ -249,12 +250,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         return
 
     async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
-        self.requests.waiting += 1
-        try:
-            answer = await interruptible(ctx.pid, self._statfs)
-        finally:
-            self.requests.waiting -= 1
-        return _statvfs(answer)
+        return _statvfs(await interruptible(ctx.pid, self._statfs, self._give_up))
 
     async def access(self, inode: int, mode: int, ctx: Any) -> bool:
         return True
@@ -270,6 +266,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
         raise pyfuse3.FUSEError(errno.ENODATA)
+
+    def _give_up(self, pid: int) -> bool:
+        """Whether nobody wants the answer for which the thread `pid` waits."""
+        return self._connection_lost() or has_pending_signal(pid)
 
     def _check_root(self, inode: int) -> None:
         if inode != ROOT_INO:
