@@ -186,7 +186,7 @@ def test_every_item_is_what_its_key_says(contents_of: Callable[[str], Contents],
             if item.deleted:
                 assert item.value == b""
                 continue
-            if index % 4 == 0 or not is_common(item.key):
+            if index % 16 == 0 or not is_common(item.key):
                 check_item(item, fmt_vers)
             if (item.key.zone, item.key.type) == (Zone.FS, FsType.INODE):
                 lengths.add(len(item.value))
@@ -335,6 +335,8 @@ def test_inodes_say_what_the_kernel_said(contents_of: Callable[[str], Contents],
         raw = base64.b64decode(path["path_b64"]) if "path_b64" in path else path["path"].encode()
         seen.add(raw)
         assert paths[raw] == path["ino"]
+        if raw.startswith(b"./dirs/big/") and path["ino"] % 16:
+            continue  # thousands of the same kind
         own = by_inode[path["ino"]]
         inode = parse_inode(own[Key(Zone.FS, path["ino"], FsType.INODE)].value, fmt_vers, "inode")
         check_attributes(path, inode, own)
