@@ -85,7 +85,8 @@ class MemoryIO(SystemIO):
 
     def stat(self, fd):
         inode = sorted(self.images).index(self._opened[fd]) + 1
-        return os.stat_result((stat.S_IFREG | 0o600, inode, 1, 1, 0, 0, self.size(fd), 0, 0, 0))
+        size = self.images[self._opened[fd]].size
+        return os.stat_result((stat.S_IFREG | 0o600, inode, 1, 1, 0, 0, size, 0, 0, 0))
 
     def size(self, fd):
         return self.images[self._opened[fd]].size

@@ -357,9 +357,11 @@ def _remaining_signatures(meta: Device, data: Device) -> list[str]:
         except ScoutfsError:
             # The volume is made; what cannot be looked at is not worth a failure.
             continue
-        for kind in filter(None, (found.get("TYPE"), found.get("PTTYPE"))):
+        if kind := found.get("TYPE"):
             text = f"it still has a signature of {kind}, which `wipefs -a -t {kind} {device.path}` removes"
             lines.append(f"warning: {device.path}: {text}")
+        if kind := found.get("PTTYPE"):
+            lines.append(f"warning: {device.path}: it still has a partition table ({kind})")
     return lines
 
 
