@@ -63,7 +63,10 @@ async def interruptible(
 
 
 def has_pending_signal(pid: int) -> bool:
-    """Whether the thread `pid` has a signal waiting that it neither blocks nor ignores; it is gone: True."""
+    """Whether the thread `pid` has a signal waiting that it neither blocks nor ignores.
+
+    False for a thread that cannot be seen: who waits for a request exists, so it is of another pid namespace then.
+    """
     if pid <= 0:
         return False
     try:
@@ -72,7 +75,5 @@ def has_pending_signal(pid: int) -> bool:
         masks = {name: int(value, 16) for name, value in fields.items() if name != b"SigQ"}
         waiting = masks[b"SigPnd"] | masks[b"ShdPnd"]
         return bool(waiting & ~masks[b"SigBlk"] & ~masks[b"SigIgn"] & ~_NO_INTERRUPTS)
-    except FileNotFoundError:
-        return False
     except (OSError, KeyError, ValueError):
         return False

@@ -18,12 +18,14 @@ _ZONE_BLOCKS_BIT = 1
 
 
 class Connection(Protocol):
-    """What the client knows of its connection; `server` is address and term."""
+    """What the client knows of its connection; `server` is address and term, `waiting_for` why there is none."""
 
     @property
     def server(self) -> tuple[object, int] | None: ...
     @property
     def waiting_since(self) -> float | None: ...
+    @property
+    def waiting_for(self) -> str: ...
 
 
 class MemberProcess(Member, Protocol):
@@ -110,7 +112,8 @@ class MountView:
         since = self.connection.waiting_since
         if since is None:
             return ""
-        return f"waiting for a server for {max(0.0, self.now() - since):.1f} s{self._why_no_server()}\n"
+        whys = [why for why in (self.connection.waiting_for, self._role()) if why]
+        return f"waiting for a server for {max(0.0, self.now() - since):.1f} s: {'; '.join(whys)}\n"
 
     def log_text(self) -> str:
         """The latest lines of the log."""
@@ -120,16 +123,17 @@ class MountView:
         """Path of the socket for umount, empty if there is none."""
         return f"{self.control_path}\n" if self.control_path else ""
 
-    def _why_no_server(self) -> str:
+    def _role(self) -> str:
+        """What this member knows of the election; empty if it is none."""
         if self.member is None:
             return ""
         if not self.member.alive:
-            return f": the member process is gone ({self.member.left})"
+            return f"the member process of this mount is gone ({self.member.left})"
         status = self.member.status
         if status is None:
             return ""
-        votes_needed = self.volume.super.quorum_config.votes_needed
         role = f"this member is {status.role.name.lower()} in term {status.term}"
         if status.votes:
-            return f": {role}, with {status.votes.bit_count()} of {votes_needed} votes needed"
-        return f": {role}"
+            votes_needed = self.volume.super.quorum_config.votes_needed
+            return f"{role} with {status.votes.bit_count()} of {votes_needed} votes needed"
+        return role
