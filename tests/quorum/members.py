@@ -122,6 +122,7 @@ class Member:
         run_sync: RunSync,
         io: SystemIO | None = None,
         wrap: Callable[[socket.socket], socket.socket] = lambda sock: sock,
+        random: Random | None = None,
     ) -> None:
         self.slot, self.rid = slot, rid or 0xA000 + slot
         self.lines: list[tuple[int, str]] = []
@@ -142,7 +143,7 @@ class Member:
             log=lambda level, text: self.lines.append((level, text)),
             counters=self.counters,
             publish=lambda status: self.published.append((trio.current_time(), status)),
-            random=Random(slot),
+            random=random or Random(slot),
             rules=rules,
             run_sync=run_sync,
         )
