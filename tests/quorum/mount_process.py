@@ -81,7 +81,7 @@ def main() -> None:
         config = QuorumConfig(1, {int(nr): SlotAddress(*address) for nr, address in given["slots"].items()})
     rid, slot = given["rid"], given["slot"]
     registration = Registration.create(fsid=volume.fsid, rid=rid, slot=slot, directory=Path(given["registrations"]))
-    options = MemberOptions(given.get("heartbeat_timeout_ms", 2000))
+    options = MemberOptions(given.get("heartbeat_timeout_ms", 2000), local_fencing=given.get("local_fencing", True))
     server = SERVERS[given.get("server", "instant")]
     try:
         handle = spawn_member(volume, config, slot, rid, options, registration, make_server=server)

@@ -190,6 +190,25 @@ def test_a_new_heartbeat_timeout_reaches_the_agent(start: Start) -> None:
     wait_until(lambda: 29 < timeout() < 31)
 
 
+def test_what_the_fence_daemon_writes_reaches_the_server(start: Start, disk: Disk) -> None:
+    config = free_config([0, 1])
+    lost = 0xB1B2B3B4B5B6B7B8
+    disk.change(1, (Event.BEGIN, lost, 4), (Event.ELECT, lost, 5))
+    mount = start(0, config, server="real", local_fencing=False)
+    assert mount.wait_for(event=2, fences=[f"{lost:016x} 00"])["leader"]
+    mount.say(f"error {lost:x}")
+    # the server gives up, and its agent is elected again
+    mount.wait(lambda event: "server failed" in event.get("log", ""))
+    mount.wait(lambda event: "server starting" in event.get("log", ""))
+    mount.wait_for(fences=[f"{lost:016x} 00"])
+    mount.say(f"fenced {lost:x}")
+    facts = mount.wait_for(event=3)
+    assert facts["server"]["status"] == "up"
+    assert mount.leave() is None
+    terms = disk.terms(0)
+    assert terms["FENCE"] == terms["ELECT"] == terms["STOP"]
+
+
 @needs_loop_devices
 def test_three_members_on_a_loop_device_elect_fence_fail_over_and_leave(tmp_path: Path) -> None:
     config = free_config()
