@@ -96,7 +96,7 @@ def test_super_blocks() -> None:
         assert built[4:612] == data[4:612]
         assert (again.uuid, again.quorum_config) == (block.uuid, block.quorum_config)
 
-    assert 700 < count_read(damaged_blocks(1, valid, 1488, 10), read, BlockError) < CASES // 10
+    assert 300 < count_read(damaged_blocks(1, valid, 1488, 20), read, BlockError) < CASES // 20
 
 
 def quorum_blocks() -> list[bytes]:
@@ -116,7 +116,7 @@ def test_quorum_blocks() -> None:
         assert block.greatest_term >= 0
         assert block.leader is None or block.leader.term > block.event(Event.STOP).term
 
-    assert 1500 < count_read(damaged_blocks(2, quorum_blocks(), 280, 4), read, BlockError) < CASES // 4
+    assert 750 < count_read(damaged_blocks(2, quorum_blocks(), 280, 8), read, BlockError) < CASES // 8
 
 
 def btree_blocks() -> list[bytes]:
@@ -143,13 +143,13 @@ def test_btree_blocks() -> None:
 def test_checks_of_btree_blocks_end() -> None:
     rng, valid = random.Random(4), btree_blocks()[2:]
     passed = 0
-    for _ in range(1500):
+    for _ in range(800):
         try:
             check_items(mutated(rng, rng.choice(valid), 2400), "block")
         except BlockError:
             continue
         passed += 1
-    assert 100 < passed < 750
+    assert 50 < passed < 400
 
 
 def test_lists_and_search_blocks() -> None:
@@ -158,7 +158,7 @@ def test_lists_and_search_blocks() -> None:
     search = bytearray(65536)
     search[104:112] = struct.pack("<II", 9, 100)
     search[112:212] = rng.randbytes(100)
-    for _ in range(300):
+    for _ in range(150):
         for valid, read in (
             (blocks[0], read_list_block),
             (blocks[1], read_list_block),
@@ -211,7 +211,7 @@ def test_headers() -> None:
 
     cases = (cut(rng, mutated(rng, rng.choice(valid), 32)) for _ in range(CASES))
     assert 1000 < count_read(cases, read, NetHeaderError) < CASES
-    noise = (rng.randbytes(32) for _ in range(CASES))
+    noise = (rng.randbytes(32) for _ in range(CASES // 5))
     assert count_read(noise, read, NetHeaderError) < 100
 
 
@@ -250,5 +250,5 @@ def test_values_of_items() -> None:
         assert len(parse_lock_recover(data)) <= 22
 
     for valid, read in ((inode, read_inode), (entry, read_entry), (parts[0], read_xattr), (locks, read_locks)):
-        cases = (cut(rng, mutated(rng, valid, min(len(valid), 40))) for _ in range(1000))
-        assert count_read(cases, read, FormatError) <= 1000
+        cases = (cut(rng, mutated(rng, valid, min(len(valid), 40))) for _ in range(600))
+        assert 0 < count_read(cases, read, FormatError) < 600
