@@ -69,6 +69,11 @@ class NthFails(SystemIO):
     def lock(self, fd, *, exclusive):
         return self._plain("lock", lambda: super(NthFails, self).lock(fd, exclusive=exclusive))
 
+    def lock_bytes(self, fd, offset, size, *, exclusive):
+        return self._plain(
+            "lock_bytes", lambda: super(NthFails, self).lock_bytes(fd, offset, size, exclusive=exclusive)
+        )
+
     def drop_cache(self, fd):
         return self._plain("drop_cache", lambda: super(NthFails, self).drop_cache(fd))
 

@@ -106,5 +106,11 @@ class MemoryIO(SystemIO):
     def lock(self, fd, *, exclusive):
         pass
 
+    def lock_bytes(self, fd, offset, size, *, exclusive):
+        pass
+
+    def loop_devices_of(self, fd):
+        return []
+
     def drop_cache(self, fd):
         pass

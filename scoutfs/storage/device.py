@@ -6,24 +6,18 @@ import errno
 import mmap
 import os
 import stat
-import time
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
-from typing import Self, TypeVar
+from functools import partial
+from typing import Self
 
 from format.checksum import Buffer
 from scoutfs.errors import ScoutfsError
+from scoutfs.storage.claims import ClaimRefused, Sharing, claim
 from scoutfs.storage.system import SystemIO
 
 ALIGNMENT = 4096
 """Offsets and lengths of every read and write are multiples of this: what O_DIRECT asks of any device."""
-
-_RETRIES = 10
-_RETRY_DELAY = 0.03
-"""Seconds."""
-
-_Result = TypeVar("_Result")
 
 
 class DeviceError(ScoutfsError):
@@ -32,14 +26,6 @@ class DeviceError(ScoutfsError):
     def __init__(self, path: str, text: str, errno: int) -> None:
         self.path = path
         super().__init__(f"{path}: {text}", errno)
-
-
-class Sharing(Enum):
-    """Who else may use a device on this host while it is open."""
-
-    NONE = "nothing is claimed: for readers that only look"
-    SHARED = "any number of user-space mounts, nobody else"
-    EXCLUSIVE = "nobody else: for tools that write to a volume that is not mounted"
 
 
 class Device:
@@ -179,8 +165,11 @@ class _OpenFile:
             mode = self.status.st_mode
             if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
                 raise DeviceError(path, "is neither a block device nor a regular file", errno.ENOTBLK)
-            self._claim(sharing)
+            claim(io, path, self._fd, sharing, self.descriptors.append, is_block_device=stat.S_ISBLK(mode))
             self.size = io.size(self._fd)
+        except ClaimRefused as error:
+            self.close()
+            raise DeviceError(path, str(error), errno.EBUSY) from error
         except OSError as error:
             self.close()
             raise DeviceError(path, f"opening: {_strerror(error)}", error.errno or errno.EIO) from error
@@ -208,36 +197,12 @@ class _OpenFile:
         self.direct = True
         return fd
 
-    def _claim(self, sharing: Sharing) -> None:
-        if sharing is Sharing.NONE:
-            return
-        exclusive = sharing is Sharing.EXCLUSIVE
-        user = "a live mount or another tool" if exclusive else "mkfs.scoutfs or another tool that changes it"
-        text = f"is in use by {user} on this host"
-        try:
-            _retry(lambda: self._io.lock(self._fd, exclusive=exclusive))
-        except BlockingIOError as error:
-            raise DeviceError(self.path, text, errno.EBUSY) from error
-        if not stat.S_ISBLK(self.status.st_mode):
-            return
-        try:
-            fd = _retry(lambda: self._io.open(self.path, os.O_RDONLY | os.O_EXCL))
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            text = "is in use by the kernel of this host: mounted, swap, or part of another device"
-            raise DeviceError(self.path, text, errno.EBUSY) from error
-        if exclusive:
-            self.descriptors.append(fd)
-        else:
-            self._io.close(fd)
-
     def read(self, offset: int, length: int) -> bytes:
         with _Borrowed(self._buffers, length) as buffer:
             done = 0
             while done < length:
                 try:
-                    count = self._read_some(buffer[done:], offset + done)
+                    count = self._transfer(buffer[done:], offset + done, self._io.pread)
                 except OSError as error:
                     raise self._failed("reading", length, offset, error) from error
                 if count <= 0:
@@ -246,31 +211,32 @@ class _OpenFile:
                 done += count
             return bytes(buffer)
 
-    def _read_some(self, buffer: memoryview, offset: int) -> int:
-        try:
-            return self._io.pread(self._fd, buffer, offset)
-        except OSError as error:
-            if error.errno != errno.EINVAL or not self.direct:
-                raise
-        # Some filesystems let a file be opened with O_DIRECT and refuse to read it so.
-        self._fd = self._open(self._flags)
-        self.direct = False
-        return self._io.pread(self._fd, buffer, offset)
-
     def write(self, offset: int, data: Buffer, durable: bool) -> None:
         length = len(data)
+        pwrite = partial(self._io.pwrite, durable=durable)
         with _Borrowed(self._buffers, length) as buffer:
             buffer[:] = memoryview(data).cast("B")
             done = 0
             while done < length:
                 try:
-                    count = self._io.pwrite(self._fd, buffer[done:], offset + done, durable=durable)
+                    count = self._transfer(buffer[done:], offset + done, pwrite)
                 except OSError as error:
                     raise self._failed("writing", length, offset, error) from error
                 if count <= 0:
                     text = f"writing {length} bytes at {offset}: only {done} were taken"
                     raise DeviceError(self.path, text, errno.EIO)
                 done += count
+
+    def _transfer(self, buffer: memoryview, offset: int, operation: Callable[[int, memoryview, int], int]) -> int:
+        try:
+            return operation(self._fd, buffer, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self.direct:
+                raise
+        # Some filesystems let a file be opened with O_DIRECT and refuse to read or write it so.
+        self._fd = self._open(self._flags)
+        self.direct = False
+        return operation(self._fd, buffer, offset)
 
     def flush(self) -> None:
         try:
@@ -335,18 +301,6 @@ class _Borrowed:
 
     def __exit__(self, *exception: object) -> None:
         self._buffers.give(self._memory)
-
-
-def _retry(operation: Callable[[], _Result]) -> _Result:
-    """Repeat for a moment what another process may prevent for an instant: udev and other mounts probe devices too."""
-    for _ in range(_RETRIES):
-        try:
-            return operation()
-        except OSError as error:
-            if error.errno not in (errno.EBUSY, errno.EAGAIN):
-                raise
-            time.sleep(_RETRY_DELAY)
-    return operation()
 
 
 def _strerror(error: OSError) -> str:

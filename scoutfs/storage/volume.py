@@ -11,7 +11,8 @@ from format.block import LARGE_BLOCK_SIZE, QUORUM_BLKNO, SMALL_BLOCK_SIZE, SUPER
 from format.quorum import QuorumBlock
 from format.superblock import FORMAT_VERSION_MAX, FORMAT_VERSION_MIN, SuperBlock
 from scoutfs.errors import ScoutfsError
-from scoutfs.storage.device import Device, DeviceError, Sharing
+from scoutfs.storage.claims import Sharing
+from scoutfs.storage.device import Device, DeviceError
 from scoutfs.storage.system import SystemIO
 
 SUPER_OFFSET = SUPER_BLKNO * SMALL_BLOCK_SIZE

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import multiprocessing
 import os
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from scoutfs.storage import Device, DeviceError, Sharing, SystemIO
 from scoutfs.storage.device import _Borrowed
 from tests.faults import BadSectors, NthFails, Recorder
 from tests.loops import loop_device, needs_loop_devices
+from tests.storage.locks import can_lock
 
 SIZE = 1 << 20
 
@@ -236,7 +234,7 @@ def test_every_failing_call_is_a_device_error(file, kind):
         transfer_of_nothing = kind == "nothing" and io.happened in ("pread", "pwrite")
         assert error.errno == (errno.ENOSPC if kind == "ENOSPC" and not transfer_of_nothing else errno.EIO)
         assert can_lock(file), f"{io.happened} failed and the claim remained"
-    assert n == 8, "open, stat, lock, size, pread, pwrite, flush: 7 calls can fail"
+    assert n == 9, "open, stat, lock, lock_bytes, size, pread, pwrite, flush: 8 calls can fail"
 
 
 def _use(file, io):
@@ -296,49 +294,6 @@ def _scribble(buffer):
     buffer[:] = b"c" * len(buffer)
 
 
-def can_lock(path):
-    """Whether nobody on the host claims the file."""
-    with open(path, "rb") as probe:
-        try:
-            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
-def test_claims_of_files(file):
-    with_none = opened(file)
-    first = opened(file, sharing=Sharing.SHARED)
-    second = opened(file, sharing=Sharing.SHARED)
-    with pytest.raises(DeviceError, match="is in use by a live mount or another tool on this host") as caught:
-        opened(file, sharing=Sharing.EXCLUSIVE)
-    assert caught.value.errno == errno.EBUSY
-    first.close()
-    with pytest.raises(DeviceError, match="is in use by a live mount"):
-        opened(file, sharing=Sharing.EXCLUSIVE)
-    second.close()
-    alone = opened(file, sharing=Sharing.EXCLUSIVE)
-    with pytest.raises(DeviceError, match=r"is in use by mkfs\.scoutfs or another tool that changes it on this host"):
-        opened(file, sharing=Sharing.SHARED)
-    alone.close()
-    with_none.close()
-
-
-def test_a_claim_ends_with_its_process(file):
-    code = (
-        "import sys; from scoutfs.storage import *; Device.open(sys.argv[1], sharing=Sharing.SHARED);"
-        "print(flush=True); sys.stdin.read()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout.readline() == b"\n"
-        assert not can_lock(file)
-    finally:
-        process.kill()
-        process.communicate(timeout=60)
-    assert can_lock(file)
-
-
 @needs_loop_devices
 def test_a_loop_device(file):
     with loop_device(file) as path:
@@ -358,21 +313,6 @@ def test_a_loop_device(file):
             os.open(path, os.O_RDONLY | os.O_EXCL)
         alone.close()
     assert file.read_bytes()[4096:8192] == b"l" * 4096
-
-
-@needs_loop_devices
-@pytest.mark.parametrize("sharing", [Sharing.SHARED, Sharing.EXCLUSIVE])
-def test_a_block_device_that_the_kernel_uses(file, sharing):
-    with loop_device(file) as path:
-        fd = os.open(path, os.O_RDONLY | os.O_EXCL)
-        try:
-            with pytest.raises(DeviceError, match="is in use by the kernel of this host") as caught:
-                opened(path, sharing=sharing)
-            assert caught.value.errno == errno.EBUSY
-            opened(path).close()
-        finally:
-            os.close(fd)
-        opened(path, sharing=sharing).close()
 
 
 def test_same_file_by_another_path(file, tmp_path):

@@ -102,7 +102,7 @@ def test_a_reader_needs_no_permission_to_write(tmp_path):
 
 def test_readers_claim_nothing(tmp_path):
     meta, data = unpack_volume("v2-smallest", tmp_path)
-    with Device.open(meta, sharing=Sharing.EXCLUSIVE):
+    with Device.open(meta, writable=True, sharing=Sharing.EXCLUSIVE):
         Volume.open(data, meta, writable=False).close()
         with pytest.raises(DeviceError, match=r"m: is in use by mkfs\.scoutfs") as caught:
             Volume.open(data, meta)
@@ -419,7 +419,7 @@ ANYTHING = st.one_of(st.binary(min_size=1, max_size=64), st.integers(0, 2**64 - 
 QUICKLY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
-@settings(max_examples=4_000, **QUICKLY)
+@settings(max_examples=2_500, **QUICKLY)
 @given(name=st.sampled_from(["m", "d"]), offset=st.integers(0, 600), value=ANYTHING, reseal=st.booleans())
 def test_fuzzed_super_blocks(original, name, offset, value, reseal):
     images = {**original, name: original[name].copy()}
@@ -430,7 +430,7 @@ def test_fuzzed_super_blocks(original, name, offset, value, reseal):
     assert images[name].pages == before
 
 
-@settings(max_examples=6_000, **QUICKLY)
+@settings(max_examples=7_000, **QUICKLY)
 @given(slot=st.integers(0, 14), offset=st.integers(0, 300), value=ANYTHING, reseal=st.booleans())
 def test_fuzzed_quorum_blocks(original, fuzzed_volume, slot, offset, value, reseal):
     volume, image = fuzzed_volume

@@ -438,7 +438,7 @@ def test_the_nth_failure(kind, capsys):
         assert "m" in err
         assert err.endswith(f"scoutfs: change-quorum-config failed: {os.strerror(code)} ({code})\n")
     assert images["m"] == new
-    assert n == 8, "open, stat, lock, size, pread of super and quorum block, pwrite: 7 calls can fail"
+    assert n == 9, "open, stat, lock, lock_bytes, size, pread of super and quorum block, pwrite: 8 calls can fail"
 
 
 def test_one_durable_write_does_it():
