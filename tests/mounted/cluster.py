@@ -267,7 +267,8 @@ class Cluster:
 
     def live_pids(self) -> list[int]:
         """Return the registered processes that run."""
-        return [p.pid for record in self.records() for p in record.processes if Process.of(p.pid) == p]
+        processes = [process for record in self.records() for process in record.processes]
+        return [p.pid for p in processes if Process.of(p.pid) == p and is_running(p.pid)]
 
     def links(self) -> list[str]:
         """Return the names in the run directory."""
