@@ -11,6 +11,7 @@ import math
 import os
 import socket as _socket
 from collections.abc import Callable
+from typing import NamedTuple
 
 import trio
 
@@ -46,7 +47,15 @@ def configure(sock: trio.socket.SocketType, keepalive_ms: int) -> None:
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
 
-async def connect(address: SlotAddress, keepalive_ms: int, timeout: float = CONNECT_TIMEOUT) -> trio.SocketStream:
+class Dialled(NamedTuple):
+    """A connected socket, its own address and its peer's."""
+
+    stream: trio.abc.HalfCloseableStream
+    local: SlotAddress
+    peer: SlotAddress
+
+
+async def connect(address: SlotAddress, keepalive_ms: int, timeout: float = CONNECT_TIMEOUT) -> Dialled:
     """Connect to a server within `timeout` seconds.  Raises OSError."""
     sock = trio.socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     try:
@@ -55,7 +64,7 @@ async def connect(address: SlotAddress, keepalive_ms: int, timeout: float = CONN
         if scope.cancelled_caught:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         configure(sock, keepalive_ms)
-        return trio.SocketStream(sock)
+        return Dialled(trio.SocketStream(sock), *endpoints(sock))
     except BaseException:
         sock.close()
         raise

@@ -24,6 +24,7 @@ from scoutfs.metadata.btree import items
 from scoutfs.network.connection import KEEPALIVE_DEFAULT_MS
 from scoutfs.network.listener import Listener, listen
 from scoutfs.network.statfs import Statfs
+from scoutfs.offload import Offload
 from scoutfs.quorum.election import ServerStatus
 from scoutfs.quorum.fencing import Answer, FenceRequests
 from scoutfs.quorum.leaders import fenced_rids
@@ -40,14 +41,6 @@ _Result = TypeVar("_Result")
 
 class StartError(ScoutfsError):
     """A server could not start; the text says which step failed and why."""
-
-
-class Offload:
-    """Runs blocking functions in worker threads; a cancelled one is left to itself, since it only reads."""
-
-    async def __call__(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Return what `function` returns."""
-        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import logging
 import socket
 
 from format.block import BlockError
-from format.quorum import Event, QuorumBlock, QuorumConfig, SlotAddress
+from format.quorum import Event, QuorumBlock, QuorumConfig, QuorumConfigStruct, SlotAddress, config_to_struct
 from format.superblock import SuperBlock
 from scoutfs.errors import ScoutfsError
 from tests import images
@@ -22,6 +22,7 @@ class FakeVolume:
 
     def __init__(self, config: QuorumConfig) -> None:
         self.super = SuperBlock.parse(images.read(RECORDED, "meta", 65536, 4096))
+        self.super.raw.qconf = QuorumConfigStruct.parse(QuorumConfigStruct.build(config_to_struct(config)))
         self.fsid, self.fmt_vers, self.uuid = self.super.fsid, self.super.fmt_vers, self.super.uuid
         self.config = config
         self.blocks: dict[int, QuorumBlock | ScoutfsError | BlockError] = {

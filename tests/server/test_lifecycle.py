@@ -64,7 +64,7 @@ class Member:
         assert [self.statuses.get(timeout=DEADLINE) for _ in statuses] == list(statuses)
 
     async def client(self, rid: int) -> Peer:
-        stream = await connect(self.address, 24000)
+        stream = (await connect(self.address, 24000)).stream
         peer = Peer(stream, rid, fsid=self.volume.fsid, flags=GreetingFlag.QUORUM)
         try:
             with trio.fail_after(DEADLINE):
@@ -178,7 +178,7 @@ async def test_clients_are_told_when_it_stops_and_can_go_on_with_the_next(member
     assert member_statuses == [STOPPING, DOWN]
     member.start(6)
     member.reaches(STARTING, UP)
-    again = Peer(await connect(member.address, 24000), 0x77, fsid=member.volume.fsid, session=peer.session)
+    again = Peer((await connect(member.address, 24000)).stream, 0x77, fsid=member.volume.fsid, session=peer.session)
     with trio.fail_after(DEADLINE):
         assert await again.greet(), "a new server"
         assert (await again.call(Command.STATFS)).payload

@@ -1,0 +1,334 @@
+"""The client of a mount: finds the server, greets it, asks it, says farewell (spec 02 §8, spec 03 §3.2, §3.6).
+
+It goes on for as long as the mount lives, across any number of servers.  Only a forced unmount, or a farewell, ends it.
+Everything here runs in one loop; the volume is read in worker threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from format.block import FormatError
+from format.net import Command, Greeting, GreetingFlag
+from format.quorum import SlotAddress
+from scoutfs.client.answers import answer
+from scoutfs.client.lookup import Departure, Quorum, Server, find, held_back_text, read_quorum
+from scoutfs.counters import Counters
+from scoutfs.errors import ScoutfsError
+from scoutfs.network.connection import Connection, Dialled, connect
+from scoutfs.network.framing import Frame, Side
+from scoutfs.network.session import ClientSession, Request, Response
+from scoutfs.network.statfs import Statfs
+from scoutfs.offload import Offload
+from scoutfs.storage.volume import Volume
+
+RETRY_DELAY = 0.1
+"""Seconds between two attempts to reach a server."""
+
+PATIENCE = 1.0
+"""Seconds without a server or an answer after which that is worth a line in the log, or a look at the disk."""
+
+LOOK_INTERVAL = 1.0
+EXPLAIN_INTERVAL = 2.0
+
+Log = Callable[[int, str], None]
+Dial = Callable[[SlotAddress, int], Awaitable[Dialled]]
+
+
+class _Waiter:
+    def __init__(self) -> None:
+        self.since = trio.current_time()
+        self.done = trio.Event()
+        self.response: Response | None = None
+
+
+class Client:
+    """The client of the mount `rid`.
+
+    `member` says whether the mount has a quorum slot.  `keepalive_ms` may be changed, for the next connection.  To be
+    made and used in one trio loop.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        rid: int,
+        *,
+        member: bool,
+        keepalive_ms: int,
+        log: Log,
+        counters: Counters,
+        dial: Dial = connect,
+        offload: Offload | None = None,
+    ) -> None:
+        self.keepalive_ms = keepalive_ms
+        self._volume, self._rid, self._member = volume, rid, member
+        self._log, self._counters = log, counters
+        self._dial = dial
+        self._offload = offload or Offload()
+        self._session = ClientSession()
+        self._connection: Connection | None = None
+        self._waiters: dict[int, _Waiter] = {}
+        self._usable = trio.Event()
+        self._waiting_since: float | None = trio.current_time()
+        self._waiting_for = "not looked for one yet"
+        self._said_waiting = False
+        self._leaving: Departure | None = None
+        self._left = trio.Event()
+        self._abandoned = False
+        self._life = trio.CancelScope()
+
+    # -- what others see ---------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether a server has accepted us and the connection stands."""
+        return self._connection is not None and self._connection.session is not None
+
+    @property
+    def server(self) -> tuple[SlotAddress, int] | None:
+        """Address and term of the server that we are connected to."""
+        connection = self._connection
+        return (connection.peer, self._session.server_term) if connection is not None and self.connected else None
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when there is no server, in seconds of `time.monotonic`; None while connected."""
+        since = self._waiting_since
+        return None if since is None else time.monotonic() - (trio.current_time() - since)
+
+    @property
+    def waiting_for(self) -> str:
+        """Why there is no server, as far as is known; empty while connected."""
+        return self._waiting_for
+
+    # -- what others ask ---------------------------------------------------------------------------------------------
+
+    async def statfs(self) -> Statfs:
+        """Ask the server how much is free; waits for one as long as it takes.  Raises ScoutfsError."""
+        response = await self._request(Command.STATFS)
+        try:
+            return Statfs.parse(response.payload)
+        except FormatError as error:
+            raise ScoutfsError(str(error), errno.EMSGSIZE) from error
+
+    async def wait_usable(self) -> None:
+        """Wait until a server has accepted us."""
+        while not self.connected:
+            await self._usable.wait()
+
+    async def farewell(self, hold_back: Callable[[str], None]) -> None:
+        """Leave: return when no server minds any more, however long that takes.
+
+        While it takes long, `hold_back` is told why and what to do, again when that changes.
+        """
+        if self._abandoned or self._session.server_term == 0:
+            self._life.cancel()
+            return
+        self._leaving = Departure(self._rid, self._member)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._say_farewell)
+            nursery.start_soon(self._note_record, self._leaving)
+            nursery.start_soon(self._explain, hold_back)
+            await self._left.wait()
+            nursery.cancel_scope.cancel()
+        self._life.cancel()
+
+    def abandon(self) -> None:
+        """Forced unmount: nothing is sent any more, and whoever waits for an answer gets ECONNABORTED."""
+        self._abandoned = True
+        self._life.cancel()
+        self._session.abandon()
+        for waiter in self._waiters.values():
+            waiter.done.set()
+        self._left.set()
+
+    async def _request(self, command: Command) -> Response:
+        """Ask and wait for the answer, across servers; an error in it is raised as ScoutfsError."""
+        if self._abandoned:
+            raise _error(errno.ENOLINK, command)
+        id, waiter = self._session.request(command), _Waiter()
+        self._waiters[id] = waiter
+        if self._connection is not None:
+            self._connection.wake()
+        try:
+            await waiter.done.wait()
+        finally:
+            del self._waiters[id]
+            self._session.forget(id)
+        if waiter.response is None:
+            raise _error(errno.ECONNABORTED, command)
+        if waiter.response.error:
+            raise _error(waiter.response.error.errno, command)
+        return waiter.response
+
+    async def _note_record(self, leaving: Departure) -> None:
+        """Look whether the volume records us now: only then its absence will mean something."""
+        await self._offload(leaving.is_over, self._volume)
+
+    async def _say_farewell(self) -> None:
+        try:
+            response = await self._request(Command.FAREWELL)
+            if response.payload:
+                raise _error(errno.EMSGSIZE, Command.FAREWELL)
+        except ScoutfsError as error:
+            if not self._abandoned:
+                self._counters.add("client_farewell_error")
+                self._log(logging.WARNING, f"client saw farewell error: {error}; the server may have to time it out")
+        self._left.set()
+
+    async def _explain(self, hold_back: Callable[[str], None]) -> None:
+        said = ""
+        await trio.sleep(PATIENCE)
+        while True:
+            quorum = await self._read_quorum()
+            text = str(quorum)
+            if isinstance(quorum, Quorum):
+                text = held_back_text(quorum, self._rid, self._member, self._waiting_for)
+            if text != said:
+                said = text
+                hold_back(text)
+            await trio.sleep(EXPLAIN_INTERVAL)
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep finding and greeting servers until the farewell is done or the mount is abandoned."""
+        task_status.started()
+        delay = 0.0
+        with self._life:
+            while True:
+                await trio.sleep(delay)
+                if self._leaving is not None and await self._offload(self._leaving.is_over, self._volume):
+                    self._left.set()
+                    return
+                delay = 0.0 if await self._connect_and_serve() else RETRY_DELAY
+
+    async def _connect_and_serve(self) -> bool:
+        """One connection from lookup to end; return whether to look for a server again at once."""
+        quorum = await self._read_quorum()
+        server = find(quorum) if isinstance(quorum, Quorum) else None
+        if server is None:
+            self._wait_for(_why_none(quorum))
+            return False
+        try:
+            dialled = await self._dial(server.address, self.keepalive_ms)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            self._wait_for(f"the server of slot {server.leader.slot} at {server.address} does not answer: {reason}")
+            return False
+        connection = Connection(dialled.stream, Side.CLIENT, self._counters, dialled.local, dialled.peer)
+        wish = Greeting(self._volume.fsid, self._volume.fmt_vers, self._session.server_term, self._rid, self._flags())
+        connection.greet(self._session.greet(wish))
+        started = trio.current_time()
+        self._connection = connection
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, connection, server)
+                await connection.run(partial(self._received, connection, wish))
+                nursery.cancel_scope.cancel()
+        finally:
+            accepted = self.connected
+            self._connection = None
+            self._session.detach()
+            self._ended(connection, accepted)
+        return accepted and trio.current_time() - started > RETRY_DELAY
+
+    def _flags(self) -> GreetingFlag:
+        flags = GreetingFlag.QUORUM if self._member else GreetingFlag.NONE
+        return flags if self._leaving is None else flags | GreetingFlag.FAREWELL
+
+    def _received(self, connection: Connection, wish: Greeting, frame: Frame) -> None:
+        if frame.header.command is Command.GREETING:
+            self._session.greeted(frame, wish)
+            connection.attach(self._session)
+            self._log(logging.INFO, f"client connected {connection}")
+            self._found()
+            return
+        received = connection.receive(frame)
+        if isinstance(received, Request):
+            self._session.respond(received, answer(received))
+            connection.wake()
+        elif received is not None:
+            waiter = self._waiters[received.id]
+            waiter.response = received
+            waiter.done.set()
+
+    def _ended(self, connection: Connection, accepted: bool) -> None:
+        reason = connection.reason or "closed"
+        if accepted:
+            self._usable = trio.Event()
+            why = "" if self._life.cancel_called or reason == "closed by the peer" else f": {reason}"
+            self._log(logging.INFO, f"client disconnected {connection}{why}")
+            self._wait_for(f"the connection to {connection.peer} is lost: {reason}")
+        else:
+            if reason == "closed by the peer":
+                reason = "it closes the connection without an answer, as it does if this mount was fenced"
+            self._wait_for(f"the server at {connection.peer} does not accept the greeting: {reason}")
+
+    # -- waiting for a server ----------------------------------------------------------------------------------------
+
+    def _wait_for(self, reason: str) -> None:
+        """There is no server; if that lasts, say so once."""
+        now = trio.current_time()
+        if self._waiting_since is None:
+            self._waiting_since = now
+        self._waiting_for = reason
+        if not self._said_waiting and now - self._waiting_since >= PATIENCE:
+            self._said_waiting = True
+            self._log(logging.INFO, f"waiting for a server: {reason}")
+
+    def _found(self) -> None:
+        if self._said_waiting and self._waiting_since is not None:
+            self._log(logging.INFO, f"found a server after {trio.current_time() - self._waiting_since:.1f} s")
+        self._waiting_since, self._waiting_for, self._said_waiting = None, "", False
+        self._usable.set()
+
+    async def _watch(self, connection: Connection, server: Server) -> None:
+        """Leave a connection that does not answer once the blocks show a later leader: its server may be frozen."""
+        connected, later_since = trio.current_time(), None
+        while True:
+            await trio.sleep(LOOK_INTERVAL)
+            now = trio.current_time()
+            if connection.session is None:
+                oldest: float | None = connected
+                self._wait_for(f"the server at {connection.peer} has not answered the greeting yet")
+            else:
+                oldest = min((max(waiter.since, connected) for waiter in self._waiters.values()), default=None)
+            if oldest is None or now - oldest < PATIENCE:
+                later_since = None
+                continue
+            quorum = await self._read_quorum()
+            found = find(quorum) if isinstance(quorum, Quorum) else None
+            term = server.leader.term if connection.session is None else self._session.server_term
+            if found is None or found.leader.term <= term:
+                later_since = None
+            elif later_since is None:
+                later_since = now
+            elif now - later_since >= PATIENCE:
+                connection.close(f"slot {found.leader.slot} has a later leader, of term {found.leader.term}")
+                return
+
+    async def _read_quorum(self) -> Quorum | ScoutfsError:
+        try:
+            return await self._offload(read_quorum, self._volume)
+        except ScoutfsError as error:
+            return error
+
+
+def _why_none(quorum: Quorum | ScoutfsError) -> str:
+    if isinstance(quorum, ScoutfsError):
+        return str(quorum)
+    unreadable = "".join(f"; the block of slot {slot} cannot be read" for slot in quorum.unreadable)
+    return f"no quorum slot has a leader{unreadable}"
+
+
+def _error(number: int, command: Command) -> ScoutfsError:
+    return ScoutfsError(f"{command.name}: {os.strerror(number)}", number)

@@ -1,0 +1,121 @@
+"""A running service whose connections are streams in memory, made by the test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+from format.net import GreetingFlag
+from format.quorum import SlotAddress
+from scoutfs.counters import Counters
+from scoutfs.errors import ScoutfsError
+from scoutfs.network.connection import Connection, Dialled
+from scoutfs.network.framing import Side
+from scoutfs.network.statfs import Statfs
+from scoutfs.quorum.fencing import FenceRequests
+from scoutfs.server.clients import Clients
+from scoutfs.server.service import Service
+from tests.network.peer import Peer
+from tests.server.fakes import RecordedLog
+
+FSID, TERM = 0x62F572033142D14C, 7
+FREE = Statfs(bytes(range(16)), 10, 20, 30, 40, 5)
+MEMBER, OTHER, FAREWELL = GreetingFlag.QUORUM, GreetingFlag.NONE, GreetingFlag.FAREWELL
+ADDRESS = SlotAddress("127.0.0.1", 23450)
+
+
+class Door:
+    """Stands in for the listener: connections come from the test."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[Connection](10)
+        self.greeted_connections: list[Connection] = []
+
+    async def serve(self, handle):
+        async with trio.open_nursery() as nursery:
+            async for connection in self._receive:
+                nursery.start_soon(handle, connection)
+
+    def greeted(self, connection):
+        self.greeted_connections.append(connection)
+
+    def let_in(self, connection):
+        self._send.send_nowait(connection)
+
+    def close(self):
+        self._send.close()
+
+
+class World:
+    """A running service of three slots and its clients."""
+
+    def __init__(self, votes_needed: int, expected: dict[int, int], fsid: int, term: int) -> None:
+        self.log, self.counters, self.door = RecordedLog(), Counters(), Door()
+        self.fsid = fsid
+        self.clients = Clients(fsid, 2, term, votes_needed, trio.current_time(), expected)
+        self.stopped = trio.Event()
+        self.ended = trio.Event()
+        self.failure: ScoutfsError | None = None
+        self.statfs_reads = 0
+        self.statfs_error: ScoutfsError | None = None
+        self.ports = 50000
+        self.fences: FenceRequests
+        self.service: Service
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        self.fences = FenceRequests(nursery, self.log)
+        self.service = Service(self.clients, self.door, self.fences, self.statfs, self.log, self.counters, lambda: None)
+        try:
+            await self.service.run(self.stopped)
+        except ScoutfsError as error:
+            self.failure = error
+        self.ended.set()
+
+    async def statfs(self) -> Statfs:
+        self.statfs_reads += 1
+        await trio.sleep(0.01)
+        if self.statfs_error is not None:
+            raise self.statfs_error
+        return FREE
+
+    def dialled(self) -> Dialled:
+        """The client's end of a new connection."""
+        self.ports += 1
+        ours, theirs = memory_stream_pair()
+        peer = SlotAddress("10.0.0.9", self.ports)
+        self.door.let_in(Connection(theirs, Side.SERVER, self.counters, ADDRESS, peer))
+        return Dialled(ours, peer, ADDRESS)
+
+    def connect(self, rid: int, flags: GreetingFlag = MEMBER, session=None, fsid: int | None = None) -> Peer:
+        return Peer(self.dialled().stream, rid, fsid=fsid or self.fsid, flags=flags, session=session)
+
+    async def mounted(self, rid: int, flags: GreetingFlag = MEMBER, term: int = 0) -> Peer:
+        peer = self.connect(rid, flags)
+        peer.session.server_term = term
+        await peer.greet()
+        return peer
+
+    async def back(self, peer: Peer, flags: GreetingFlag = OTHER) -> Peer:
+        """The next connection of the same mount."""
+        again = self.connect(peer.rid, peer.flags, peer.session)
+        await again.greet(flags)
+        return again
+
+    def count(self, name: str) -> int:
+        return self.counters.snapshot()[name]
+
+
+@asynccontextmanager
+async def serving(
+    votes_needed: int = 2, expected: dict[int, int] | None = None, fsid: int = FSID, term: int = TERM
+) -> AsyncIterator[World]:
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            world = World(votes_needed, expected or {}, fsid, term)
+            nursery.start_soon(world.run, nursery)
+            await wait_all_tasks_blocked()
+            yield world
+            nursery.cancel_scope.cancel()
