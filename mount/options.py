@@ -153,6 +153,8 @@ _FLAGS: Mapping[str, tuple[MountFlag, MountFlag]] = MappingProxyType(
 _FORGOTTEN = frozenset({"auto", "noauto", "nouser", "nousers", "noowner", "nogroup", "default_permissions"})
 _RECORDED = frozenset({"_netdev", "user", "users", "owner", "group"})
 _RECORDED_WITH_VALUE = ("x-", "X-", "user=", "comment=", "uhelper=", "helper=")
+# what the kernel shows of a FUSE mount, and mount(8) hands over again to remount it
+_KERNELS = frozenset({"user_id", "group_id", "max_read", "blksize"})
 _SECURITY = ("context", "fscontext", "defcontext", "rootcontext")
 
 # the options of ours that are not numbers, for messages
@@ -229,7 +231,8 @@ def parse_options(text: str, *, sloppy: bool = False) -> MountOptions:
     flags = MountFlag.NONE
     security: list[str] = []
     recorded: list[str] = []
-    for item in split_options(text):
+    items = list(split_options(text))
+    for item in items:
         name, equals, value = item.partition("=")
         if name in NUMBERS and equals:
             option = NUMBERS[name]
@@ -247,7 +250,7 @@ def parse_options(text: str, *, sloppy: bool = False) -> MountOptions:
             security.append(f'{name}="{value}"' if "," in value else item)
         elif change := _own_option(name, value if equals else None):
             changes.update(change)
-        elif not sloppy:
+        elif not (sloppy or ("remount" in items and name in _KERNELS)):
             raise _unknown(item)
         given.add(name)
     return replace(

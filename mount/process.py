@@ -88,6 +88,7 @@ class _Mounting:
         self._socket_path: Path | None = None
         self._recorded = False
         self._table_error = ""
+        self._member_ran = False
 
     def run(self) -> int:
         registration = self._register()
@@ -96,8 +97,8 @@ class _Mounting:
             outcome = self._serve(registration)
             clean = outcome.clean
         except (ScoutfsError, FormatError) as error:
-            # nothing was attached: a client has left no trace then, a member may have written its BEGIN
-            clean = not self._options.is_member
+            # nothing was attached; but a member that ran may have been elected, and then others ask what became of it
+            clean = not self._member_ran
             return _refuse(self._request, self._readiness, error)
         finally:
             self._forget()
@@ -130,6 +131,7 @@ class _Mounting:
         # from here on there is something to take back: until the event loop takes signals they wait
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         member = self._spawn_member(registration) if self._options.is_member else None
+        self._member_ran = member is not None
         try:
             attached = self._attach()
         except ScoutfsError:

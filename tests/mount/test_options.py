@@ -219,6 +219,11 @@ def test_control_characters_stay_out_of_messages():
     assert len(refusal("x" * 100_000)) < 1000
 
 
+def test_what_the_kernel_shows_comes_back_in_a_remount():
+    assert parse_options("rw,user_id=0,group_id=0,default_permissions,allow_other,max_read=131072,remount").flags == 32
+    refusal("rw,user_id=0")
+
+
 def test_member_or_not():
     assert not parse_options("").is_member
     assert parse_options("").slot == -1

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mount.kernel import FILESYSTEM_TYPE, mount_table
+from mount import utab
+from mount.kernel import FILESYSTEM_TYPE, MountEntry, mount_table
 from scoutfs.quorum.registration import MountRecord, Process
 
 BIN = Path(sys.executable).parent
@@ -114,7 +115,7 @@ class Mount:
 
     def note_pids(self) -> dict[str, int]:
         """Remember the processes, for when the mount no longer answers."""
-        for line in self.read("pids").splitlines():
+        for line in self.cluster.run("cat", str(self.control("pids"))).stdout.splitlines():
             role, pid = line.split()
             self.pids[role] = int(pid)
         return self.pids
@@ -127,7 +128,7 @@ class Mount:
                     os.kill(pid, number)
 
     def is_mounted(self) -> bool:
-        return any(entry.target == str(self.directory) for entry in mount_table())
+        return any(entry.target == str(self.directory) for entry in self.cluster.mount_table())
 
     def processes_gone(self) -> bool:
         return not any(is_running(pid) for pid in self.pids.values())
@@ -142,7 +143,9 @@ class Mount:
 
 
 class Cluster:
-    """What one test mounts; everything is below `directory`."""
+    """What one test mounts; everything is below `directory`.  `prefix` are words before every command,
+    `owner` whom images and directories belong to, `namespace_of` a
+    process in whose mount namespace they run."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -152,6 +155,9 @@ class Cluster:
             "SCOUTFS_RUN_DIR": str(directory / "run"),
             "SCOUTFS_STATE_DIR": str(directory / "state"),
         }
+        self.prefix: list[str] = []
+        self.owner = os.geteuid()
+        self.namespace_of = "self"
         self._loops: list[str] = []
         self._started: list[subprocess.Popen[str]] = []
         self._network = f"127.{random.randrange(1, 255)}.{random.randrange(256)}"
@@ -162,7 +168,7 @@ class Cluster:
     def run(self, *command: str, timeout: float = 60.0, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of the project, or any other, and return what it said."""
         done = subprocess.run(
-            command,
+            [*self.prefix, *command],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -177,7 +183,7 @@ class Cluster:
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a command and leave it running; it is ended with the test."""
         process = subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*self.prefix, *command], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self._started.append(process)
         return process
@@ -189,6 +195,7 @@ class Cluster:
         path = self.directory / name
         with path.open("wb") as file:
             file.truncate(size)
+        os.chown(path, self.owner, -1)
         return path
 
     def loop(self, image: Path) -> str:
@@ -213,16 +220,28 @@ class Cluster:
     # -- mounts ------------------------------------------------------------------------------------------------------
 
     def try_mount(
-        self, device: str, options: str, name: str = "m", *words: str, timeout: float = 60.0
+        self,
+        device: str,
+        options: str,
+        name: str = "m",
+        *words: str,
+        timeout: float = 60.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run mount.scoutfs and return what it said, whether it mounted or not."""
         directory = self.directory / name
         # a dead mount may be on it
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory)
+            os.chown(directory, self.owner, -1)
         return self.run("mount.scoutfs", *words, "-o", options, device, str(directory), timeout=timeout, check=False)
 
-    def mount(self, volume: Volume, slot: int | None = None, *more: str, name: str | None = None) -> Mount:
+    def mount(
+        self,
+        volume: Volume,
+        slot: int | None = None,
+        *more: str,
+        name: str | None = None,
+    ) -> Mount:
         """Mount as the member of `slot`, or as a client, with `more` options."""
         name = name or ("client" if slot is None else f"m{slot}")
         done = self.try_mount(volume.device, volume.options(slot, *more), name)
@@ -276,10 +295,14 @@ class Cluster:
             return sorted(path.name for path in (self.directory / "run").iterdir())
         return []
 
+    def mount_table(self) -> list[MountEntry]:
+        """Return the mounts that the commands see."""
+        return mount_table(Path(f"/proc/{self.namespace_of}/mountinfo").read_text())
+
     def mounted(self) -> list[str]:
         """Return where something of ours is mounted below the directory of the test."""
         prefix = f"{self.directory}/"
-        return [e.target for e in mount_table() if e.type == FILESYSTEM_TYPE and e.target.startswith(prefix)]
+        return [e.target for e in self.mount_table() if e.type == FILESYSTEM_TYPE and e.target.startswith(prefix)]
 
     def clean_up(self) -> None:
         """End every process, take away every mount and loop device, in whatever state they are."""
@@ -291,7 +314,9 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for target in reversed(self.mounted()):
-            subprocess.run(["umount", "-i", "-l", target], check=False, timeout=30, capture_output=True)
+            enter = ["nsenter", f"--mount=/proc/{self.namespace_of}/ns/mnt"]
+            subprocess.run([*enter, "umount", "-i", "-l", target], check=False, timeout=30, capture_output=True)
+            utab.remove(target)
         wait_until(lambda: not self.live_pids(), "the end of all mount processes")
         for device in self._loops:
             subprocess.run(["losetup", "--detach", device], check=False, timeout=30, capture_output=True)
