@@ -490,6 +490,9 @@ class Election:
                 if self.rules.persist_before_sending:
                     self._request_votes(now)
                 self._lead_if_elected(now)
+        elif self.role is Role.FOLLOWER:
+            # a disk that took longer than the timeout must not turn the vote that follows into a candidacy
+            self._timeout = max(self._timeout, self._election_expiry(now))
         self._receive_held(now)
 
     def _rival_asked_first(self) -> bool:

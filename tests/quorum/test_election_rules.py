@@ -77,6 +77,16 @@ def test_nothing_of_a_term_is_said_while_its_write_is_under_way() -> None:
     assert member.taken() == ["TERM 3", "VOTE 3 to 1"]
 
 
+def test_a_voter_with_a_slow_disk_waits_for_its_candidate() -> None:
+    member = Machine()
+    member.slow_disk = True
+    member.receive(REQUEST, 9, 1)
+    member.now += 3
+    member.write()
+    member.advance(0.2)
+    assert member.taken() == ["BEGIN 0", "TERM 9", "VOTE 9 to 1"]
+
+
 def test_a_slow_disk_does_not_delay_a_leaders_heartbeats() -> None:
     member = Machine()
     member.advance(0.301)
