@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from format.net import HEADER_SIZE, MAX_DATA_LEN, Command, Header, NetError, NetHeaderError
+from format.net import HEADER_SIZE, MAX_DATA_LEN, Command, Header, NetError, NetHeader, NetHeaderError
 from scoutfs.network.framing import Decoder, Frame, Side, greeting_response
 from tests.network import vectors
 from tests.network.capture import messages, tcp_streams
@@ -37,6 +37,21 @@ def test_the_greeting_of_the_original_and_our_answer() -> None:
     answer = bytes(vectors.GREETING_RESPONSE[HEADER_SIZE:])
     assert greeting_response(frame.header, answer) == vectors.GREETING_RESPONSE
     assert greeting_response(frame.header, answer, NetError.EINVAL) == vectors.GREETING_REFUSED
+
+
+@given(st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE))
+def test_the_fast_reading_of_a_header_is_that_of_its_declaration(data: bytes) -> None:
+    declared = NetHeader.parse(data)
+    valid = bytearray(data)
+    valid[24:29] = (declared.data_len % 1101).to_bytes(2, "little") + bytes([declared.cmd % 20, 1, declared.error % 7])
+    valid[0] |= 1
+    valid[16] |= 1
+    declared = NetHeader.parse(bytes(valid))
+    header = Header.parse(bytes(valid))
+    assert (header.seq, header.recv_seq, header.id) == (declared.seq, declared.recv_seq, declared.id)
+    assert (header.data_len, header.command, header.error) == (declared.data_len, declared.cmd, declared.error)
+    assert header.response is (declared.flags == 1)
+    assert header.build() == NetHeader.build(declared)
 
 
 @pytest.mark.parametrize(("side", "wire"), [(Side.SERVER, vectors.FROM_CLIENT), (Side.CLIENT, vectors.FROM_SERVER)])
