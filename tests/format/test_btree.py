@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from format.block import BlockError, Magic, Ref, verify_block
 from format.btree import BtreeBlock, BtreeItem, read_buckets, read_items
 from format.btree_check import check_items
+from format.hashes import LEAF_BUCKETS, leaf_bucket
 from format.keys import Key
 from tests import images
 from tests.format.blocks import Given, btree_block
@@ -262,6 +263,18 @@ def test_unbalanced_trees_and_lost_items_are_noticed() -> None:
     put(lost, 62512 + 2 * ((bucket + 2) % 1511), "H", FIRST)
     with pytest.raises(BlockError, match="item hash"):
         check_items(lost, "block")
+
+
+def test_the_item_hash_goes_on_at_its_start() -> None:
+    # Two keys whose bucket is the last one: the second item is found in bucket 0.
+    last = [key for number in range(6000) if leaf_bucket((key := Key(16, number)).build()) == LEAF_BUCKETS - 1][:2]
+    data = btree_block(0, [Given(key) for key in last])
+    buckets = read_buckets(data)
+    assert (buckets[LEAF_BUCKETS - 1], buckets[0]) == (FIRST, SECOND)
+    assert len(check_items(data, "leaf").items) == 2
+    put(data, 62512, "HH", 0, SECOND)
+    with pytest.raises(BlockError, match="item hash"):
+        check_items(data, "leaf")
 
 
 def test_ranges_are_checked() -> None:

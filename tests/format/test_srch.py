@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from format.block import BlockError, FormatError, Ref
 from format.srch import (
+    BLOCK_SAFE_SIZE,
     ENTRIES_OFFSET,
     ENTRY_MAX_SIZE,
     FIRST_BASE,
@@ -89,11 +90,13 @@ def test_counts_that_do_not_fit_are_errors_behind_the_entries_that_do() -> None:
 
 
 def test_no_entry_starts_behind_the_safe_size() -> None:
-    coded = b"".join([encode_entry(Entry(1, 0, 0))] + [encode_entry(Entry(1, 0, 0), Entry(1, 0, 0))] * 32697)
-    assert len(coded) == 65397
-    assert len(list(read_entries(block_of(32698, coded), "block"))) == 32698
-    with pytest.raises(BlockError):
-        list(read_entries(block_of(32700, coded.ljust(65424, b"\0")), "block"))
+    same = Entry(1, 1, 0)
+    coded = b"".join([encode_entry(same), *[encode_entry(same, same)] * 32697])
+    assert len(coded) == BLOCK_SAFE_SIZE
+    full = coded.ljust(65424, b"\0")
+    assert len(list(read_entries(block_of(32699, full), "block"))) == 32699  # the last one starts at 65398
+    with pytest.raises(BlockError, match="entry_nr"):
+        list(read_entries(block_of(32700, full), "block"))
 
 
 def test_random_blocks_give_entries_or_typed_errors() -> None:
