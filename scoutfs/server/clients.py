@@ -7,6 +7,7 @@ nothing is known of, are awaited for a while before the last members may leave.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -229,9 +230,15 @@ class Clients:
 
     def awaited(self, now: float) -> dict[int, int]:
         """Return the members, rid to slot, that may be mounted and have not come back from the previous server."""
-        if not self.took_over or now >= self.started + RECOVERY_TIME:
-            return {}
-        return {rid: slot for rid, slot in self.expected.items() if rid not in self.clients and rid not in self.refused}
+        return {} if not self.took_over or self.recovery_is_over(now) else dict(self.expected)
+
+    def recovery_is_over(self, now: float) -> bool:
+        """Whether nobody is awaited any more, whoever has not come back."""
+        return now >= self.started + RECOVERY_TIME
+
+    def narrow(self, running: Mapping[int, int]) -> None:
+        """Await no member that is not among `running`: those, rid to slot, whose quorum blocks say so now."""
+        self.expected = {rid: slot for rid, slot in self.expected.items() if running.get(rid) == slot}
 
     def deadline(self, now: float) -> float | None:
         """When `leaving` or `awaited` may change though nothing else happened; None for never."""

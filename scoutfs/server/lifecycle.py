@@ -244,17 +244,28 @@ class ServerRun:
             raise StartError(f"server failed to bind to {self._address}: {os.strerror(number)}", number) from error
         super_block = await self._step("read the super block", self._offload(volume.read_super))
         await self._report_recorded_mounts(super_block.raw.mounted_clients)
+        refused = fenced_rids(blocks) - {us.rid}
+        running = _running_members(blocks)
         clients = Clients(
             volume.fsid,
             server.fmt_vers,
             us.term,
             server.config.votes_needed,
             trio.current_time(),
-            expected=_running_members(blocks),
-            refused=fenced_rids(blocks) - {us.rid},
+            expected={rid: slot for rid, slot in running.items() if rid not in refused},
+            refused=refused,
         )
         listener = Listener(listening[0], server.counters, server.log, lambda: server.keepalive_ms)
-        return Service(clients, listener, fences, self._statfs, server.log, server.counters, self._publish)
+        return Service(
+            clients,
+            listener,
+            fences,
+            self._statfs,
+            self._running_members,
+            server.log,
+            server.counters,
+            self._publish,
+        )
 
     async def _step(self, what: str, step: Awaitable[_Result]) -> _Result:
         try:
@@ -267,6 +278,12 @@ class ServerRun:
 
     async def _statfs(self) -> Statfs:
         return await self._offload(read_statfs, self._server.volume)
+
+    async def _running_members(self) -> dict[int, int] | None:
+        try:
+            return _running_members(await self._read_blocks())
+        except ScoutfsError:
+            return None  # what cannot be read changes nothing
 
     async def _report_recorded_mounts(self, root: Any) -> None:
         """Say that mounts of earlier servers wait: their items are neither recovered nor removed at this stage."""

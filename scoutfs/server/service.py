@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import trio
@@ -26,13 +26,17 @@ RECONNECT_TIMEOUT = 20.0
 
 RECLAIM_INTERVAL = 1.0
 
+AWAITED_INTERVAL = 1.0
+"""Seconds between two looks at the blocks of members that are awaited after a failover."""
+
 Log = Callable[[int, str], None]
 
 
 class Service:
     """Serves clients until it is told to stop.
 
-    `statfs` counts what is free; `changed` is called whenever what `clients` or `connected` tell has changed.
+    `statfs` counts what is free, `running_members` tells the members that may run now, rid to slot, or None if that
+    cannot be read; `changed` is called whenever what `clients` or `connected` tell has changed.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Service:
         listener: Listener,
         fences: FenceRequests,
         statfs: Callable[[], Awaitable[Statfs]],
+        running_members: Callable[[], Awaitable[Mapping[int, int] | None]],
         log: Log,
         counters: Counters,
         changed: Callable[[], None],
@@ -48,7 +53,7 @@ class Service:
         self.clients = clients
         self._listener = listener
         self._fences = fences
-        self._statfs = statfs
+        self._statfs, self._running_members = statfs, running_members
         self._log, self._counters = log, counters
         self._changed = changed
         self._connections: dict[int, Connection] = {}
@@ -74,6 +79,7 @@ class Service:
             nursery.start_soon(self._accept, nursery.cancel_scope)
             nursery.start_soon(self._reclaim_forever, nursery.cancel_scope)
             nursery.start_soon(self._watch_time)
+            nursery.start_soon(self._watch_awaited)
             nursery.start_soon(self._answer_statfs)
             await stopped.wait()
             await self._close()
@@ -235,6 +241,17 @@ class Service:
             self._timers_due = trio.Event()
             with trio.move_on_at(min(times, default=math.inf)):
                 await self._timers_due.wait()
+
+    async def _watch_awaited(self) -> None:
+        """A member that has left, or was mounted anew, need not be awaited for the whole recovery time."""
+        while not self.clients.recovery_is_over(trio.current_time()):
+            await trio.sleep(AWAITED_INTERVAL)
+            if self.clients.awaited(trio.current_time()):
+                running = await self._running_members()
+                if running is not None:
+                    self.clients.narrow(running)
+                    self._follow_recovery()
+                    self._let_leave()
 
     def _follow_recovery(self) -> None:
         """Say how many members of the previous server are awaited, and when that is over."""

@@ -63,9 +63,10 @@ class Member:
     def reaches(self, *statuses: ServerStatus) -> None:
         assert [self.statuses.get(timeout=DEADLINE) for _ in statuses] == list(statuses)
 
-    async def client(self, rid: int) -> Peer:
+    async def client(self, rid: int, server_term: int = 0) -> Peer:
         stream = (await connect(self.address, 24000)).stream
         peer = Peer(stream, rid, fsid=self.volume.fsid, flags=GreetingFlag.QUORUM)
+        peer.session.server_term = server_term
         try:
             with trio.fail_after(DEADLINE):
                 await peer.greet()
@@ -296,3 +297,19 @@ async def test_a_fenced_leader_is_not_let_in(member: Member) -> None:
     with pytest.raises(AssertionError, match="closed without an answer"):
         await member.client(THEM)
     assert member.log.has(f"mount {THEM:016x} was fenced, and must not be let in again")
+
+
+async def test_members_that_may_run_are_awaited_after_a_failover_and_dead_ones_are_not(member: Member) -> None:
+    member.volume.elected(1, THEM, 3)  # led once, was fenced, never came back: its block still says that it began
+    member.volume.elected(2, 0xC3, 4)
+    member.volume.record(2, Event.STOP, 0xC3, 4)
+    member.start(5)
+    member.reaches(STARTING, UP)
+    peer = await member.client(US, server_term=4)
+    assert member.server.info().awaited_slots == (2,)
+    member.volume.record(2, Event.END, 0xC3, 4)
+    with trio.fail_after(DEADLINE):
+        while member.server.info().awaited_slots:
+            await trio.sleep(0.01)
+    assert member.log.lines[-1] == "all clients recovered"
+    await peer.close()

@@ -231,6 +231,22 @@ async def test_after_a_failover_the_others_get_time_to_come_back(autojump_clock:
         assert world.log.has("recovery timeout expired for members 0000000000000003 in slot 2")
 
 
+async def test_a_member_that_has_left_meanwhile_is_not_awaited(autojump_clock: MockClock) -> None:
+    """It had said farewell to the predecessor, and its block said that it had begun when this server started."""
+    async with serving(expected={1: 0, 2: 1, 3: 2}) as world:
+        first = await world.mounted(1, term=TERM - 1)
+        second = await world.mounted(2, term=TERM - 1)
+        await first.ask(Command.FAREWELL)
+        await second.ask(Command.FAREWELL)
+        world.running = None  # the blocks cannot be read now
+        await trio.sleep(5)
+        assert world.clients.awaited(trio.current_time()) == {3: 2}
+        world.running = {1: 0, 2: 1, 4: 2}  # slot 2 has another mount now
+        assert (await first.answer()) is not None
+        assert (await second.answer()) is not None
+        assert trio.current_time() - world.clients.started < 7
+
+
 async def test_all_clients_recovered(autojump_clock: MockClock) -> None:
     async with serving(expected={1: 0, 2: 1}) as world:
         await world.mounted(1, term=TERM - 1)

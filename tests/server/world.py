@@ -62,17 +62,31 @@ class World:
         self.statfs_reads = 0
         self.statfs_error: ScoutfsError | None = None
         self.ports = 50000
+        self.running: dict[int, int] | None = dict(expected)
         self.fences: FenceRequests
         self.service: Service
 
     async def run(self, nursery: trio.Nursery) -> None:
         self.fences = FenceRequests(nursery, self.log)
-        self.service = Service(self.clients, self.door, self.fences, self.statfs, self.log, self.counters, lambda: None)
+        self.service = Service(
+            self.clients,
+            self.door,
+            self.fences,
+            self.statfs,
+            self.read_running,
+            self.log,
+            self.counters,
+            lambda: None,
+        )
         try:
             await self.service.run(self.stopped)
         except ScoutfsError as error:
             self.failure = error
         self.ended.set()
+
+    async def read_running(self) -> dict[int, int] | None:
+        await trio.lowlevel.checkpoint()
+        return self.running
 
     async def statfs(self) -> Statfs:
         self.statfs_reads += 1
