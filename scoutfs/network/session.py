@@ -133,7 +133,6 @@ class Session:
             )
             parts += [header.build(), queued.payload]
             messages += 1
-            self._handed_over(queued)
         return Batch(b"".join(parts), messages)
 
     @property
@@ -159,9 +158,6 @@ class Session:
         if self.attached:
             self._unsent.append(seq)
         return seq
-
-    def _handed_over(self, queued: _Queued) -> None:
-        """A message was given to the socket."""
 
     # -- receiving -----------------------------------------------------------------------------------------------
 
@@ -216,17 +212,12 @@ class ServerSession(Session):
     """A server's side of one client, for one term of the server.
 
     `greeting_id` is the id of the greeting that attached the newest socket: an older one must not take the session
-    from it.  `farewell_sent` says that a response to FAREWELL was handed to a socket.
+    from it.
     """
 
     def __init__(self, greeting_id: int) -> None:
         super().__init__(next_seq=2)  # the greeting response was 1
         self.greeting_id = greeting_id
-        self.farewell_sent = False
-
-    def _handed_over(self, queued: _Queued) -> None:
-        if queued.response and queued.command is Command.FAREWELL:
-            self.farewell_sent = True
 
 
 class ClientSession(Session):

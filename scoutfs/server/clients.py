@@ -152,7 +152,10 @@ class Clients:
     # -- disconnecting and fencing -------------------------------------------------------------------------------
 
     def parked(self, rid: int, session: ServerSession, now: float) -> bool:
-        """The connection of a session is gone; True if the client is awaited, False if it had been told farewell."""
+        """The connection of a session is gone.
+
+        True if the client is awaited; False if it may leave, whether the answer reached it or not, or is back already.
+        """
         client = self.clients.get(rid)
         if client is None or client.session is not session:
             return False

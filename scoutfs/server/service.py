@@ -162,8 +162,7 @@ class Service:
         if self._connections.get(rid) is connection:
             del self._connections[rid]
             session.detach()
-            if not session.farewell_sent:
-                self.clients.parked(rid, session, trio.current_time())
+            self.clients.parked(rid, session, trio.current_time())
         self._changed()
 
     # -- requests ----------------------------------------------------------------------------------------------------

@@ -97,9 +97,11 @@ async def _until_fenced(
             await fences.wait_all(LEADERS_TIMEOUT)
             return
         except (FenceError, FenceTimeout) as error:
-            counters.add("quorum_fence_error")
             views = fences.pending()
             unfenced = {view.rid for view in views if view.error or not view.fenced}
+            if not unfenced:
+                return  # the last one was fenced as the time ran out
+            counters.add("quorum_fence_error")
             hidden = [leader for leader in leaders if leader.slot == us.slot and leader.rid in unfenced]
             if not hidden:
                 raise
@@ -109,8 +111,10 @@ async def _until_fenced(
                 f"{error}: trying again, since an earlier mount of this slot, rid {names}, may still lead and giving "
                 "up would hide it from every later leader: make sure that it is dead, then write to its 'fenced' file",
             )
-        await trio.sleep_until(started + RETRY_PAUSE)
-        failed = {view.rid for view in views if view.error}
+        with trio.move_on_at(started + RETRY_PAUSE):
+            while any(view.error or not view.fenced for view in fences.pending()):
+                await fences.changed()
+        failed = {view.rid for view in fences.pending() if view.error}
         for leader in leaders:
             if leader.rid in failed:
                 fences.remove(leader.rid)

@@ -335,6 +335,23 @@ async def test_farewell(autojump_clock: MockClock) -> None:
         assert len(cluster.dials) == dials
 
 
+async def test_a_server_that_has_forgotten_a_leaving_mount_lets_it_go(autojump_clock: MockClock) -> None:
+    """Its answer was lost with the connection; the next greeting says that the mount is leaving (spec 03 §3.4)."""
+    async with mounted() as cluster, cluster.server(1, B, 5) as world:
+        await cluster.client.wait_usable()
+        farewell = world.clients.farewell
+
+        def lose_the_first(rid, session, request):
+            world.clients.farewell = farewell
+            del world.clients.clients[rid]
+            world.service._connections[rid].close("cut by the test")
+
+        world.clients.farewell = lose_the_first  # type: ignore[method-assign]
+        before = trio.current_time()
+        await cluster.leave()
+        assert trio.current_time() - before < 0.5
+
+
 async def test_what_holds_the_mount_back_is_explained(autojump_clock: MockClock) -> None:
     async with mounted() as cluster, cluster.server(1, B, 5) as world:
         cluster.volume.record(0, Event.BEGIN, US, 1)

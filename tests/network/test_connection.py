@@ -316,11 +316,12 @@ async def test_a_finished_connection_sends_what_is_queued_and_ignores_what_comes
         nursery.start_soon(connection.run, seen.append)
         connection.greet(b"the answer")
         connection.finish("no more")
-        await theirs.send_all(vectors.GREETING)
+        await theirs.send_all(vectors.GREETING * 1000)
         assert await theirs.receive_some(100) == b"the answer"
         assert await theirs.receive_some(100) == b""
         await theirs.aclose()
     assert seen == []
+    assert connection._decoder.buffered == 0
     assert connection.reason == "no more"
     assert trio.current_time() < 0.5
 

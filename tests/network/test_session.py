@@ -308,13 +308,3 @@ def test_a_peer_that_never_acknowledges_is_refused() -> None:
     with pytest.raises(SessionError, match="acknowledged"):
         s.receive(Frame(Header(UNACKNOWLEDGED_MAX + 1, 0, 1, 0, Command.STATFS), b""))
     received(s, Frame(Header(UNACKNOWLEDGED_MAX + 1, UNACKNOWLEDGED_MAX, 1, 0, Command.STATFS), b""))
-
-
-def test_only_a_farewell_response_given_to_a_socket_ends_a_session() -> None:
-    s = ServerSession(1)
-    request = received(s, Frame(Header(1, 0, 1, 0, Command.FAREWELL), b""))
-    s.respond(request)
-    assert not s.farewell_sent
-    s.attach()
-    s.take()
-    assert s.farewell_sent

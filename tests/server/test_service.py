@@ -328,6 +328,19 @@ async def test_stopping_lets_the_last_answers_out(autojump_clock: MockClock) -> 
         assert world.log.has("server closing")
 
 
+async def test_stopping_sends_what_is_queued_before_it_closes(autojump_clock: MockClock) -> None:
+    async with serving() as world:
+        peer = await world.mounted(1)
+        session = world.clients.clients[1].session
+        assert session is not None
+        session.request(Command.LOCK_RECOVER, bytes(32))
+        world.stopped.set()
+        frame = await peer.frame()
+        assert frame is not None
+        assert frame.header.command is Command.LOCK_RECOVER
+        assert await peer.is_closed()
+
+
 async def test_stopping_does_not_wait_for_clients_that_do_not_react(autojump_clock: MockClock) -> None:
     async with serving() as world:
         await world.mounted(1)
