@@ -1,4 +1,4 @@
-"""Whatever bytes come in, a server goes on serving the clients that make sense, and a client goes on looking for one."""
+"""Whatever bytes come in, a server serves the clients that make sense, and a client goes on looking for a server."""
 
 from __future__ import annotations
 
