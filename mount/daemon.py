@@ -145,6 +145,11 @@ class MountLog:
         self._lines.append(f"{stamp}.{int(now % 1 * 1000):03d} {line}\n")
         self._deliver(level, line)
 
+    def close(self) -> None:
+        """Close the connection to syslog; another line opens it again."""
+        if isinstance(self._deliver, _Syslog):
+            self._deliver.close()
+
     def text(self) -> str:
         """Return the lines kept, oldest first, each with its local time."""
         return "".join(tuple(self._lines))
@@ -191,7 +196,7 @@ class _Syslog:
                 return
             except OSError:
                 # a syslog that was restarted listens on a new socket
-                self._close()
+                self.close()
             else:
                 return
 
@@ -202,7 +207,7 @@ class _Syslog:
             self._socket.connect(self._address)
         return self._socket
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None

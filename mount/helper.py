@@ -5,6 +5,7 @@ Parses the command line and the options before anything else is even imported: w
 
 from __future__ import annotations
 
+import gc
 import getopt
 import os
 import sys
@@ -154,11 +155,14 @@ def _mount(line: CommandLine, options: MountOptions) -> int:
     metadev_path = options.metadev_path and os.path.abspath(options.metadev_path)
 
     def run(readiness: Readiness) -> int:
-        # here, because only the child needs it
+        # here, because only the child needs it; nothing of it is garbage, so nobody need look for that meanwhile
+        gc.disable()
         from dataclasses import replace
 
         from mount.preparation import MountRequest
         from mount.process import run_mount
+
+        gc.enable()
 
         request = MountRequest(
             source,

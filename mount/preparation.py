@@ -22,6 +22,7 @@ from scoutfs.errors import ScoutfsError
 from scoutfs.paths import mounts_directory
 from scoutfs.quorum.registration import Host, MountRecord
 from scoutfs.quorum.slots import verify_slots
+from scoutfs.storage.system import SystemIO
 from scoutfs.storage.volume import Volume
 
 ANSWER_TIMEOUT = 5.0
@@ -52,13 +53,13 @@ class Prepared:
     root: RootAttributes
 
 
-def prepare(request: MountRequest, say: Callable[[str], None]) -> Prepared:
+def prepare(request: MountRequest, say: Callable[[str], None], *, io: SystemIO | None = None) -> Prepared:
     """Check everything and open the volume.  Raises ScoutfsError or BlockError with the one line that says why not.
 
     `say` is told what happens on the way that somebody should know.
     """
     directory = check_directory(request.directory, say)
-    volume = Volume.open(request.source, request.options.metadev_path)
+    volume = Volume.open(request.source, request.options.metadev_path, io=io)
     try:
         check_slot(volume, request.options)
         return Prepared(directory, volume, read_root(volume))

@@ -20,7 +20,7 @@ import pyfuse3
 import trio
 
 from format.block import FormatError
-from mount import kernel, rundir, utab
+from mount import kernel, rundir, sockets, utab
 from mount.control import RunningOptions
 from mount.daemon import ExitCode, MountLog, Readiness
 from mount.options import MountOptions, option_string
@@ -107,6 +107,7 @@ class _Mounting:
             self._volume.close()
             if registration is not None:
                 registration.release(clean=clean)
+            self._log.close()
         if outcome.code:
             self._readiness.failed(outcome.code, outcome.text)
         return outcome.code
@@ -234,7 +235,7 @@ class _Mounting:
                 self._socket_path = private / f"{mount_name(self._volume.fsid, self._rid)}.socket"
         if self._socket_path is not None:
             try:
-                listening = rundir.listening_socket(self._socket_path)
+                listening = sockets.listening_socket(self._socket_path)
             except OSError as error:
                 self._log(logging.WARNING, f"umount cannot follow this mount: {error}")
                 self._socket_path = None

@@ -229,7 +229,7 @@ class _MountProcess:
             raise ScoutfsError(f"{control}: {error.strerror}", error.errno or errno.EIO) from error
         if not path:
             return cls(None, pids)
-        from mount.rundir import connected_socket
+        from mount.sockets import connected_socket
 
         try:
             return cls(connected_socket(Path(path), ANSWER_TIMEOUT), pids)
