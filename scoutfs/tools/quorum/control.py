@@ -77,6 +77,15 @@ def mounts_of(fsid: int, directories: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
+def mount_point(control: Path) -> str:
+    """Return where the mount with this control directory, or link to one, is: for people."""
+    try:
+        target = control.readlink()
+    except OSError:
+        target = control
+    return str(target.parent if target.name == NAME else target)
+
+
 def _fences(directory: Path) -> Iterator[FenceRequest]:
     """Yield the fence requests; one that goes while it is read is left out."""
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from format.message import MessageType
 from scoutfs.quorum.status import Exchange
 from scoutfs.tools.quorum.live import MountView, Snapshot, heard_from, type_name
 from scoutfs.tools.quorum.report import leader_lines
@@ -12,11 +15,11 @@ _NONE = "-"
 
 def title(snapshot: Snapshot) -> str:
     """The first line."""
-    return f"ScoutFS quorum of {snapshot.target} at {snapshot.time}"
+    return _printable(f"ScoutFS quorum of {snapshot.target} at {snapshot.time}")
 
 
 def tables(snapshot: Snapshot) -> list[Table]:
-    """Return the tables, those left out that would be empty; styles are those of `slot_styles`."""
+    """Return the tables, those left out that would be empty; styles are roles and states."""
     found = (
         _slot_table(snapshot),
         _message_table(snapshot),
@@ -24,7 +27,7 @@ def tables(snapshot: Snapshot) -> list[Table]:
         _fence_table(snapshot),
         _mount_table(snapshot),
     )
-    return [table for table in found if table.rows]
+    return [_printable_table(table) for table in found if table.rows]
 
 
 def lines(snapshot: Snapshot) -> list[str]:
@@ -33,7 +36,7 @@ def lines(snapshot: Snapshot) -> list[str]:
     if snapshot.volume is None and snapshot.mounts and all(mount.slot < 0 for mount in snapshot.mounts):
         found.append("This mount is not a member and sees no election: watch the metadata device, or a member's mount")
     problems = [*snapshot.problems, *(snapshot.volume.problems if snapshot.volume else ())]
-    return [*found, *(f"Problem:  {problem}" for problem in problems)]
+    return [_printable(line) for line in (*found, *(f"Problem:  {problem}" for problem in problems))]
 
 
 def plain_text(snapshot: Snapshot) -> str:
@@ -62,7 +65,7 @@ def _slot_table(snapshot: Snapshot) -> Table:
         address, text = (str(view.address), view.text) if view else (_NONE, _NONE)
         row = (str(slot), address, rid, *cells, text) if volume else (str(slot), rid, *cells)
         rows.append(row)
-        styles.append(cells[0].partition(" ")[0])
+        styles.append(cells[0])
     return Table("", header, tuple(rows), tuple(styles))
 
 
@@ -80,7 +83,8 @@ def _peer_cells(heard: Exchange | None) -> tuple[str, str, str, str, str]:
     """The same for a member that is only known by its messages: its last one tells what it was then."""
     if heard is None:
         return _NONE, _NONE, _NONE, _NONE, _NONE
-    return f"sent {type_name(heard.type)}", str(heard.term), _NONE, _NONE, _NONE
+    role = "leader" if heard.type == MessageType.HEARTBEAT else f"sent {type_name(heard.type)}"
+    return f"{role} {_seconds(-heard.time)} ago", str(heard.term), _NONE, _NONE, _NONE
 
 
 def _message_table(snapshot: Snapshot) -> Table:
@@ -137,3 +141,12 @@ def _slot_text(mount: MountView) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s"
+
+
+def _printable_table(table: Table) -> Table:
+    return replace(table, rows=tuple(tuple(_printable(cell) for cell in row) for row in table.rows))
+
+
+def _printable(text: str) -> str:
+    """What comes from a mount, a device or a path must not control the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)

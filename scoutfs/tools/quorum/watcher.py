@@ -12,7 +12,7 @@ from format.block import FormatError
 from scoutfs.errors import ScoutfsError
 from scoutfs.quorum.overview import Overview
 from scoutfs.storage.device import Device
-from scoutfs.tools.quorum.control import control_directory, mounts_of, read_mount
+from scoutfs.tools.quorum.control import control_directory, mount_point, mounts_of, read_mount
 from scoutfs.tools.quorum.live import MountView, Snapshot
 from scoutfs.tools.quorum.polling import Poller
 from scoutfs.tools.quorum.volume import read_overview
@@ -62,7 +62,7 @@ class Watcher:
     def _with_mounts(self, volume: Overview | None, problems: list[str], deadline: float) -> Snapshot:
         if self._fsid is not None:
             found = mounts_of(self._fsid, self._directories)
-            self._mounts = {path: self._mounts.get(path) or self._poller(path, str(path)) for path in found}
+            self._mounts = {path: self._mounts.get(path) or self._poller(path, mount_point(path)) for path in found}
         for poller in self._mounts.values():
             poller.ask()
         views = [_ask(poller, deadline, problems) for poller in self._mounts.values()]
