@@ -57,17 +57,22 @@ def volume() -> Overview:
 def test_three_members_of_the_kernel() -> None:
     snapshot = Snapshot("/dev/m0", TIME, volume(), latest(recorded_views()[:3]))
     unusable = "m: quorum block 18: crc is 0x1, expected 0x2"
-    recorded = "recorded on the device"
     # by the texts: slot 0 leads term 11 with the votes 0x3, slot 1 voted for it 18.9 s ago, slot 2 only hears it
     assert (
         plain_text(snapshot)
         == f"""\
 ScoutFS quorum of /dev/m0 at {TIME}
 
-slot  address          mount             role      term  voted for  votes  timeout in  {recorded}
-   0  127.0.0.1:19700  c9e76d0000000000  leader      11          -  0,1         0.0 s  leads term 11, its server may run
-   1  127.0.0.1:19701  52f8960000000000  follower    11          0  -           9.9 s  unreadable: {unusable}
-   2  127.0.0.1:19702  24fa060000000000  follower    11          -  -           9.9 s  never used
+slot  address          mount             role      term  vote  votes  timeout
+   0  127.0.0.1:19700  c9e76d0000000000  leader      11     -  0,1      0.0 s
+   1  127.0.0.1:19701  52f8960000000000  follower    11     0  -        9.9 s
+   2  127.0.0.1:19702  24fa060000000000  follower    11     -  -        9.9 s
+
+Recorded on the device
+slot  state
+   0  leads term 11, its server may run
+   1  unreadable: {unusable}
+   2  never used
 
 Messages
 slot  peer  last sent  term     ago  last received  term     ago
@@ -98,9 +103,9 @@ def test_one_member_knows_the_others_by_their_messages() -> None:
     assert plain_text(follower).startswith(f"""\
 ScoutFS quorum of /mnt at {TIME}
 
-slot  mount             role              term  voted for  votes  timeout in
-   0  -                 leader 0.1 s ago    11          -  -               -
-   1  52f8960000000000  follower            11          0  -           9.9 s
+slot  mount             role              term  vote  votes  timeout
+   0  -                 leader 0.1 s ago    11     -  -            -
+   1  52f8960000000000  follower            11     0  -        9.9 s
 
 """)
     leader = Snapshot("/mnt", TIME, None, (views[2],))
@@ -147,7 +152,7 @@ def test_delays_and_fence_requests() -> None:
         FenceRequest(0xC, "10.0.0.3", "client_recovery", 3, True, False),
     )
     text = plain_text(Snapshot("/mnt", TIME, None, (leader(status=status, fences=fences),)))
-    assert "   0  000000000000000a  leader     3          -  0          -2.5 s\n" in text
+    assert "   0  000000000000000a  leader     3     -  0       -2.5 s\n" in text
     assert (
         """\
 Late heartbeats
@@ -169,7 +174,7 @@ def test_mounts_that_are_no_members_or_have_no_status_yet() -> None:
     assert "This mount is not a member and sees no election" in text
     assert "   -  000000000000000a  /mnt  -\n" in text
     text = plain_text(Snapshot("/mnt", TIME, None, (leader(status=None, is_leader=False),)))
-    assert "   0  000000000000000a  starting     -          -  -               -\n" in text
+    assert "   0  000000000000000a  starting     -     -  -            -\n" in text
 
 
 def test_nothing_but_a_problem() -> None:

@@ -22,6 +22,7 @@ def tables(snapshot: Snapshot) -> list[Table]:
     """Return the tables, those left out that would be empty; styles are roles and states."""
     found = (
         _slot_table(snapshot),
+        _recorded_table(snapshot),
         _message_table(snapshot),
         _delay_table(snapshot),
         _fence_table(snapshot),
@@ -53,18 +54,17 @@ def _slot_table(snapshot: Snapshot) -> Table:
     for mount in members.values():
         if mount.status:
             slots |= set(mount.status.last_send) | set(mount.status.last_recv)
-    header: tuple[str, ...] = (">slot", "mount", "role", ">term", ">voted for", "votes", ">timeout in")
+    header: tuple[str, ...] = (">slot", "mount", "role", ">term", ">vote", "votes", ">timeout")
     if volume:
-        header = (">slot", "address", *header[1:], "recorded on the device")
+        header = (">slot", "address", *header[1:])
     rows: list[tuple[str, ...]] = []
     styles = []
     for slot in sorted(slots):
         member, view = members.get(slot), recorded.get(slot)
         cells = _member_cells(member) if member else _peer_cells(heard_from(slot, snapshot.mounts))
         rid = f"{member.rid:016x}" if member else f"{view.rid:016x}" if view and view.rid else _NONE
-        address, text = (str(view.address), view.text) if view else (_NONE, _NONE)
-        row = (str(slot), address, rid, *cells, text) if volume else (str(slot), rid, *cells)
-        rows.append(row)
+        address = (str(view.address) if view else _NONE,) if volume else ()
+        rows.append((str(slot), *address, rid, *cells))
         styles.append(cells[0])
     return Table("", header, tuple(rows), tuple(styles))
 
@@ -85,6 +85,12 @@ def _peer_cells(heard: Exchange | None) -> tuple[str, str, str, str, str]:
         return _NONE, _NONE, _NONE, _NONE, _NONE
     role = "leader" if heard.type == MessageType.HEARTBEAT else f"sent {type_name(heard.type)}"
     return f"{role} {_seconds(-heard.time)} ago", str(heard.term), _NONE, _NONE, _NONE
+
+
+def _recorded_table(snapshot: Snapshot) -> Table:
+    slots = snapshot.volume.slots if snapshot.volume else ()
+    rows = tuple((str(view.slot), view.text) for view in slots)
+    return Table("Recorded on the device", (">slot", "state"), rows, tuple(str(view.state) for view in slots))
 
 
 def _message_table(snapshot: Snapshot) -> Table:

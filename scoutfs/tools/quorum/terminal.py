@@ -25,6 +25,7 @@ _STYLES: Mapping[str, str] = MappingProxyType(
         "late": "yellow",
         "waiting": "yellow",
         "failed": "bold red",
+        "unreadable": "red",
         "Problem": "red",
     }
 )
@@ -63,7 +64,6 @@ def full_screen() -> Iterator[Show]:
 
 def rich_text(snapshot: Snapshot) -> rich.console.Group:
     """Return the same as `plain_text` for a console of `rich`, with colours."""
-    import rich.box
     import rich.console
     import rich.table
     import rich.text
@@ -71,13 +71,21 @@ def rich_text(snapshot: Snapshot) -> rich.console.Group:
     parts: list[rich.console.RenderableType] = [rich.text.Text(title(snapshot), style="bold")]
     for table in tables(snapshot):
         shown = rich.table.Table(
-            title=table.title or None, title_justify="left", box=rich.box.SIMPLE_HEAD, title_style="bold"
+            title=table.title or None,
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+            padding=(0, 1),
         )
-        for header, right in table.columns:
-            shown.add_column(header, justify="right" if right else "left")
+        for index, (header, right) in enumerate(table.columns):
+            # only the last column has texts: it alone gives way on a narrow terminal
+            is_text = index == len(table.columns) - 1
+            shown.add_column(header, justify="right" if right else "left", no_wrap=not is_text, header_style="dim")
         for index, row in enumerate(table.rows):
             # As text: what is read from a mount or a device must not be taken for markup.
             shown.add_row(*map(rich.text.Text, row), style=_STYLES.get(table.style(index)))
-        parts.append(shown)
+        parts += [rich.text.Text(), shown]
+    parts.append(rich.text.Text())
     parts += [rich.text.Text(line, style=_STYLES.get(line.partition(":")[0], "")) for line in lines(snapshot)]
     return rich.console.Group(*parts)
