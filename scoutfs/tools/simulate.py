@@ -80,8 +80,8 @@ def _many(args: argparse.Namespace) -> int:
         f"{used:.1f} s of CPU: {total / used * 60:,.0f} cluster-seconds a minute, "
         f"{faulty / used * 60:,.0f} of them with faults"
     )
-    for failure in failures:
-        print(f"failed: {failure.violation} ({failure.origin})")
+    for failed in failures:
+        print(f"failed: {failed.violation} ({failed.origin})")
     return 1 if failures else 0
 
 
