@@ -38,7 +38,15 @@ from scoutfs.quorum.actions import (
     WriteEvent,
 )
 from scoutfs.quorum.delays import HeartbeatDelays
-from scoutfs.quorum.leaders import Blocks, find_server, greatest_fence, greatest_term, later_leader
+from scoutfs.quorum.leaders import (
+    Blocks,
+    expects_leader,
+    find_server,
+    greatest_fence,
+    greatest_term,
+    later_leader,
+    may_have_started_in,
+)
 from scoutfs.quorum.status import Exchange, QuorumStatus, Role
 from scoutfs.quorum.timeouts import HEARTBEAT_INTERVAL, LEASE, WATCH_INTERVAL, Timeouts
 
@@ -127,14 +135,8 @@ class Election:
         self._knows_own_block = own is not None
         if rules.remember_overwritten_leader and own is not None and own.leader and own.leader.rid != rid:
             self._overwritten = ((slot, own.leader),)
-        self._awaits_leader = self._expects_leader(blocks)
-
-    def _expects_leader(self, blocks: Blocks) -> bool:
-        """Whether the blocks show a leader whose heartbeats to wait for; not the previous mount of our own slot."""
-        if self.rules.stand_at_once_after_own_death:
-            leader = find_server(blocks)
-            return leader is not None and leader.slot != self.slot
-        return any(block is not None and block.leader is not None for block in blocks.values())
+        own_slot = slot if rules.stand_at_once_after_own_death else None
+        self._awaits_leader = expects_leader(blocks, own_slot)
 
     # -- what a shell asks ---------------------------------------------------------------------------------------
 
@@ -443,22 +445,12 @@ class Election:
         recorded = greatest_term(blocks)
         alone = self.role is Role.CANDIDATE and not self._heard_since_request
         repeats = alone and self.rules.repeat_request_while_isolated and recorded <= self.term
-        if repeats and not self._somebody_started_in_our_term(blocks):
+        if repeats and not may_have_started_in(blocks, self.term, self.slot):
             self._repeats += 1
             self._request_votes(now)
         else:
             self._repeats = 0
             self._stand(max(self.term, recorded) + 1, now)
-
-    def _somebody_started_in_our_term(self, blocks: Blocks) -> bool:
-        """Whether another member started in the term that we stand in: it gives no vote in it, only in a greater."""
-        return any(
-            slot != self.slot
-            and block is not None
-            and block.agent_may_run
-            and block.event(Event.BEGIN).term >= self.term
-            for slot, block in blocks.items()
-        )
 
     def _stand(self, term: int, now: float) -> None:
         self.role = Role.CANDIDATE

@@ -49,6 +49,26 @@ def find_server(blocks: Blocks) -> Leader | None:
     return found
 
 
+def expects_leader(blocks: Blocks, own_slot: int | None) -> bool:
+    """Whether the blocks show a leader whose heartbeats an agent should wait for at its start (§4.2).
+
+    That is never the previous mount of `own_slot`.  Without `own_slot` every leader that did not stop is awaited, as by
+    the original: one of our own slot, and those that were fenced.
+    """
+    if own_slot is None:
+        return any(block is not None and block.leader is not None for block in blocks.values())
+    leader = find_server(blocks)
+    return leader is not None and leader.slot != own_slot
+
+
+def may_have_started_in(blocks: Blocks, term: int, own_slot: int) -> bool:
+    """Whether another member that may run started in `term` or later: until a greater term it does not vote."""
+    return any(
+        block is not None and slot != own_slot and block.agent_may_run and block.event(Event.BEGIN).term >= term
+        for slot, block in blocks.items()
+    )
+
+
 def fenced_rids(blocks: Blocks) -> set[int]:
     """Return the mounts that led, never stopped, and were fenced by a later leader: they must not be let in again."""
     fenced_below = greatest_fence(blocks)
