@@ -13,11 +13,11 @@ from format.keys import FsType, Key, Zone
 from format.superblock import ROOT_INO
 from format.timespec import seconds_from_disk
 from scoutfs.errors import ScoutfsError
-from scoutfs.metadata.btree import StaleBlockError, lookup
+from scoutfs.metadata.blocks import BlockReader
+from scoutfs.metadata.forest import Forest, super_roots
 from scoutfs.storage.volume import Volume
 
 _NANOSECONDS = 1_000_000_000
-_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,13 @@ class RootAttributes:
 
 
 def read_root(volume: Volume) -> RootAttributes:
-    """Read the root inode from the tree of merged items.  Blocks.
+    """Read the root inode.  Blocks.
 
     Raises ScoutfsError: of the device, of the tree, or (EIO) because there is no root directory in it.
     """
     what = f"{volume.metadata_path}: root inode"
-    value = _find(volume)
+    forest = Forest(BlockReader(volume.meta, volume.fsid), lambda: super_roots(volume))
+    value = forest.lookup(Key(Zone.FS, ROOT_INO, FsType.INODE).sort_bytes)
     if value is None:
         raise ScoutfsError(f"{what}: there is no item for it", errno.EIO)
     try:
@@ -59,21 +60,6 @@ def read_root(volume: Volume) -> RootAttributes:
         _time(inode.mtime),
         _time(inode.ctime),
     )
-
-
-def _find(volume: Volume) -> bytes | None:
-    """Look the item up; a block that was rewritten meanwhile means to start again from the present super block."""
-    key = Key(Zone.FS, ROOT_INO, FsType.INODE)
-    root = volume.super.raw.fs_root
-    for _ in range(_TRIES):
-        try:
-            return lookup(volume, root, key)
-        except StaleBlockError:
-            fresh = volume.read_super().raw.fs_root
-            if fresh == root:
-                raise
-            root = fresh
-    return lookup(volume, root, key)
 
 
 def _time(timespec: Any) -> int:

@@ -11,7 +11,7 @@ from format.block import BlockError
 from format.keys import Key, Zone
 from format.quorum import Event, QuorumBlock, QuorumConfig, SlotAddress
 from scoutfs.errors import ScoutfsError
-from scoutfs.metadata.btree import lookup
+from scoutfs.metadata.btree import tree_of
 from scoutfs.quorum.leaders import Leader, find_server
 from scoutfs.storage.volume import Volume
 
@@ -75,7 +75,7 @@ class Departure:
         """Read the volume; return whether the mount need not wait for a server any more."""
         try:
             root = volume.read_super().raw.mounted_clients
-            if lookup(volume, root, Key(Zone.MOUNTED_CLIENT, self.rid)) is not None:
+            if tree_of(volume, root).lookup(Key(Zone.MOUNTED_CLIENT, self.rid).sort_bytes) is not None:
                 self.recorded = True
                 return False
             if self.recorded:

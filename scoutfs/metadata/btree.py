@@ -1,89 +1,162 @@
-"""Reading the items of a btree from the device (spec 01 §2.6, §3.5; spec 04 §3.6).
+"""Reading btrees: one item, or ranges of them in either direction, with a few blocks in memory (spec 04 §3.6, §5).
 
-Other mounts rewrite blocks under a reader: a block that is not the one that was referred to means that the reference is
-old, not that the volume is damaged.  Start again from a newer root then, and call it damage only if the root is still
-the same.
+Keys are sort forms of 27 bytes (`Key.sort_bytes`): they compare as the keys do.
 """
 
 from __future__ import annotations
 
-import errno
+from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from format.block import LARGE_BLOCK_SIZE, BlockError, Magic, Ref, verify_block
-from format.btree import MAX_HEIGHT, Item, ItemBlock, read_items
-from format.keys import Key
-from scoutfs.errors import ScoutfsError
+from format.block import NO_REF, Ref
+from format.btree import MAX_HEIGHT
+from format.btree_columns import NO_ITEMS, Leaf, Parent
+from format.keys import SORT_SIZE, Key
+from scoutfs.metadata.blocks import BlockReader, DamagedBlock
 from scoutfs.storage.volume import Volume
 
-
-class StaleBlockError(ScoutfsError):
-    """A block is not the one that was referred to (ESTALE)."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, errno.ESTALE)
+FIRST_KEY = bytes(SORT_SIZE)
+"""The sort form of the least key."""
+LAST_KEY = b"\xff" * SORT_SIZE
+"""The sort form of the greatest key."""
 
 
-class TreeError(ScoutfsError):
-    """Blocks that are valid each, but make no tree (EIO)."""
+class Root(NamedTuple):
+    """The root of a tree; `height` 0 if it is empty."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text, errno.EIO)
+    ref: Ref = NO_REF
+    height: int = 0
+
+    @classmethod
+    def of(cls, parsed: Any) -> Root:
+        """Convert a parsed `format.btree.BtreeRoot`."""
+        return cls(Ref(parsed.ref.blkno, parsed.ref.seq), parsed.height)
 
 
-def items(volume: Volume, root: Any, first: Key = Key.ZEROS, last: Key = Key.ONES) -> Iterator[Item]:
-    """Yield the items of the tree under `root`, a parsed `BtreeRoot`, with keys from `first` to `last`, in order.
+NO_ROOT = Root()
+"""The root of an empty tree."""
 
-    Reads from the device, blocking.  Raises StaleBlockError, TreeError or DeviceError.
+
+class TreeItem(NamedTuple):
+    """An item of a tree: sort form of its key, version, flags (see `format.btree.ItemFlag`) and value."""
+
+    key: bytes
+    seq: int
+    flags: int
+    value: bytes
+
+
+class LeafRange(NamedTuple):
+    """A leaf, and the keys that it is responsible for: `first` to `last`, both included.
+
+    Between them nothing is in the tree that is not in `leaf`; what the leaf holds beside them does not count.
     """
-    if root.ref.blkno == 0:
-        return
-    if not 0 < root.height <= MAX_HEIGHT:
-        raise TreeError(f"{volume.metadata_path}: a tree of height {root.height}, at most {MAX_HEIGHT} is possible")
-    yield from _below(volume, Ref(root.ref.blkno, root.ref.seq), root.height - 1, first, last)
+
+    leaf: Leaf
+    first: bytes
+    last: bytes
 
 
-def lookup(volume: Volume, root: Any, key: Key) -> bytes | None:
-    """Return the value of the item with `key`, None if there is none.  Blocks and raises like `items`."""
-    return next((item.value for item in items(volume, root, key, key)), None)
+def after(key: bytes) -> bytes:
+    """Return the next key; the least follows the greatest."""
+    number = (int.from_bytes(key, "big") + 1) & _ONES
+    return number.to_bytes(SORT_SIZE, "big")
 
 
-def _below(volume: Volume, ref: Ref, level: int, first: Key, last: Key) -> Iterator[Item]:
-    """Yield the leaf items in [first, last]; no key of a block is taken that its parent does not say it may hold.
+def before(key: bytes) -> bytes:
+    """Return the previous key; the greatest comes before the least."""
+    number = (int.from_bytes(key, "big") - 1) & _ONES
+    return number.to_bytes(SORT_SIZE, "big")
 
-    Because every child is searched only for keys behind those of the child before, no block is walked twice for one
-    key, however the blocks refer to each other.
+
+_ONES = (1 << 8 * SORT_SIZE) - 1
+
+
+class Btree:
+    """A tree as it is under `root`; no block of it ever changes, but its blocks may be reused for others.
+
+    Every method reads through `blocks` and may raise StaleBlockError, DamagedBlock or DeviceError.
     """
-    block = _read(volume, ref, level)
-    for item in block.items:
-        if item.key < first:
-            continue
-        if level == 0:
-            if item.key > last:
+
+    def __init__(self, blocks: BlockReader, root: Root) -> None:
+        self.blocks = blocks
+        self.root = root
+
+    def leaf(self, key: bytes) -> LeafRange:
+        """Return the leaf that holds `key` if anything does; for an empty tree one without items for all keys.
+
+        No key of a block is taken that its parent does not say it may hold, so walks from leaf to leaf always advance
+        and end, however the blocks refer to each other.
+        """
+        ref, height = self.root
+        if ref.blkno == 0:
+            return _EMPTY
+        if not 0 < height <= MAX_HEIGHT:
+            text = f"a tree of height {height}, at most {MAX_HEIGHT} is possible"
+            raise DamagedBlock(f"{self.blocks.name(ref)}: {text}")
+        first, last = FIRST_KEY, LAST_KEY
+        for level in range(height - 1, 0, -1):
+            parent = self.blocks.btree_block(ref, level)
+            assert isinstance(parent, Parent)
+            index = bisect_left(parent.keys, key)
+            if index == len(parent.keys):
+                text = f"no child for keys from {Key.from_sort_bytes(key)} on"
+                raise DamagedBlock(f"{self.blocks.name(ref)}: {text}")
+            if index:
+                first = max(first, after(parent.keys[index - 1]))
+            last = min(last, parent.keys[index])
+            ref = parent.refs[index]
+        leaf = self.blocks.btree_block(ref, 0)
+        assert isinstance(leaf, Leaf)
+        return LeafRange(leaf, first, last)
+
+    def lookup(self, key: bytes) -> TreeItem | None:
+        """Return the item with this key, be it a deletion; None if there is none."""
+        leaf = self.leaf(key).leaf
+        index = bisect_left(leaf.keys, key)
+        if index == len(leaf.keys) or leaf.keys[index] != key:
+            return None
+        return TreeItem(key, leaf.seqs[index], leaf.flags[index], leaf.values[index])
+
+    def leaves(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[LeafRange]:
+        """Yield the leaves responsible for `first` to `last`, ascending; ranges are cut to what was asked for."""
+        while first <= last:
+            found = self.leaf(first)
+            end = min(found.last, last)
+            yield LeafRange(found.leaf, first, end)
+            if end == LAST_KEY:
                 return
-            yield item
-            continue
-        yield from _below(volume, item.ref, level - 1, first, min(item.key, last))
-        if item.key >= last:
-            return
-        first = item.key.increment()
-    if level > 0:
-        what = f"{volume.metadata_path}: btree block {ref.blkno}"
-        raise TreeError(f"{what}: no child for keys from {first} on")
+            first = after(end)
+
+    def leaves_reversed(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[LeafRange]:
+        """Yield the leaves responsible for `first` to `last`, descending; ranges are cut to what was asked for."""
+        while first <= last:
+            found = self.leaf(last)
+            start = max(found.first, first)
+            yield LeafRange(found.leaf, start, last)
+            if start == FIRST_KEY:
+                return
+            last = before(start)
+
+    def items(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[TreeItem]:
+        """Yield the items with keys from `first` to `last`, ascending, deletions too."""
+        for leaf, low, high in self.leaves(first, last):
+            start, end = leaf.span(low, high)
+            columns = (leaf.keys, leaf.seqs, leaf.flags, leaf.values)
+            yield from map(TreeItem, *(column[start:end] for column in columns))
+
+    def items_reversed(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[TreeItem]:
+        """Yield the items with keys from `first` to `last`, descending, deletions too."""
+        for leaf, low, high in self.leaves_reversed(first, last):
+            start, end = leaf.span(low, high)
+            columns = (leaf.keys, leaf.seqs, leaf.flags, leaf.values)
+            yield from map(TreeItem, *(column[start:end][::-1] for column in columns))
 
 
-def _read(volume: Volume, ref: Ref, level: int) -> ItemBlock:
-    what = f"{volume.metadata_path}: btree block {ref.blkno}"
-    try:
-        data = volume.meta.read(ref.blkno * LARGE_BLOCK_SIZE, LARGE_BLOCK_SIZE)
-        verify_block(what, data, LARGE_BLOCK_SIZE, Magic.BTREE, fsid=volume.fsid, blkno=ref.blkno, seq=ref.seq)
-    except BlockError as error:
-        raise StaleBlockError(str(error)) from error
-    try:
-        block = read_items(data, what)
-    except BlockError as error:
-        raise TreeError(str(error)) from error
-    if block.level != level:
-        raise TreeError(f"{what}: level is {block.level}, expected {level}")
-    return block
+_EMPTY = LeafRange(NO_ITEMS, FIRST_KEY, LAST_KEY)
+
+
+def tree_of(volume: Volume, root: Any) -> Btree:
+    """Return the tree under `root`, a parsed `BtreeRoot` of `volume`, with a cache of its own."""
+    return Btree(BlockReader(volume.meta, volume.fsid), Root.of(root))

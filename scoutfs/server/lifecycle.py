@@ -20,7 +20,7 @@ import trio
 from format.quorum import Event, EventRecord, QuorumConfig
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
-from scoutfs.metadata.btree import items
+from scoutfs.metadata.btree import tree_of
 from scoutfs.network.connection import KEEPALIVE_DEFAULT_MS
 from scoutfs.network.listener import Listener, listen
 from scoutfs.network.statfs import Statfs
@@ -289,7 +289,7 @@ class ServerRun:
         """Say that mounts of earlier servers wait: their items are neither recovered nor removed at this stage."""
         volume, log = self._server.volume, self._server.log
         try:
-            count = await self._offload(lambda: sum(1 for _ in items(volume, root)))
+            count = await self._offload(lambda: sum(1 for _ in tree_of(volume, root).items()))
         except ScoutfsError as error:
             log(logging.WARNING, f"cannot read which mounts earlier servers recorded: {error}")
             return

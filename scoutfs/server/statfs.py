@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Any
 
 from construct import Container
@@ -11,23 +10,24 @@ from format.keys import Key, SrchType, Zone
 from format.logs import LogMergeComplete, LogMergeRequest, LogTrees
 from format.srch import SrchCompact
 from format.superblock import SuperBlock
-from scoutfs.errors import ScoutfsError
-from scoutfs.metadata.btree import StaleBlockError, TreeError, items
+from scoutfs.metadata.blocks import DamagedBlock, StaleBlockError
+from scoutfs.metadata.btree import TreeItem, tree_of
+from scoutfs.metadata.log_trees import wrong_size
 from scoutfs.network.statfs import Statfs
 from scoutfs.storage.volume import Volume
 
 _MERGES: dict[int, Any] = {Zone.LOG_MERGE_REQUEST: LogMergeRequest, Zone.LOG_MERGE_COMPLETE: LogMergeComplete}
-_FIRST_MERGE = Key(Zone.LOG_MERGE_REQUEST)
-_LAST_MERGE = Key(Zone.LOG_MERGE_COMPLETE, Key.ONES.first, 255, Key.ONES.second, Key.ONES.third, 255)
-_FIRST_COMPACT = Key(Zone.SRCH, 0, SrchType.PENDING)
-_LAST_COMPACT = Key(Zone.SRCH, 0, SrchType.BUSY, Key.ONES.second, Key.ONES.third, 255)
+_FIRST_MERGE = Key(Zone.LOG_MERGE_REQUEST).sort_bytes
+_LAST_MERGE = Key(Zone.LOG_MERGE_COMPLETE, Key.ONES.first, 255, Key.ONES.second, Key.ONES.third, 255).sort_bytes
+_FIRST_COMPACT = Key(Zone.SRCH, 0, SrchType.PENDING).sort_bytes
+_LAST_COMPACT = Key(Zone.SRCH, 0, SrchType.BUSY, Key.ONES.second, Key.ONES.third, 255).sort_bytes
 
 
 def read_statfs(volume: Volume) -> Statfs:
     """Count what is free on the volume as it is on disk now.  Blocks.
 
     While somebody writes, blocks are replaced under us: then everything is counted again from a newer super block.
-    Raises VolumeError, DeviceError, TreeError; ScoutfsError (EIO) when the roots stay and their blocks are gone.
+    Raises VolumeError, DeviceError, and DamagedBlock also when the roots stay and their blocks are gone.
     """
     previous: tuple[Any, ...] | None = None
     while True:
@@ -40,7 +40,7 @@ def read_statfs(volume: Volume) -> Statfs:
             return _count(volume, super_block)
         except StaleBlockError as error:
             if roots == previous:
-                raise ScoutfsError(str(error), errno.EIO) from error
+                raise DamagedBlock(str(error)) from error
             previous = roots
 
 
@@ -49,17 +49,18 @@ def _count(volume: Volume, super_block: SuperBlock) -> Statfs:
     meta = sum(root.total_len for root in raw.meta_alloc)
     meta += sum(head.total_nr for head in (*raw.server_meta_avail, *raw.server_meta_freed))
     data, inodes = raw.data_alloc.total_len, raw.inode_count
-    for item in items(volume, raw.logs_root):
-        trees = _parsed(LogTrees, item.value, volume, item.key)
+    for item in tree_of(volume, raw.logs_root).items():
+        trees = _parsed(LogTrees, item, volume)
         meta += _lists(trees)
         data += trees.data_avail.total_len + trees.data_freed.total_len
         inodes += trees.inode_count_delta
-    for item in items(volume, raw.srch_root, _FIRST_COMPACT, _LAST_COMPACT):
-        if item.key.type in (SrchType.PENDING, SrchType.BUSY):
-            meta += _lists(_parsed(SrchCompact, item.value, volume, item.key))
-    for item in items(volume, raw.log_merge, _FIRST_MERGE, _LAST_MERGE):
-        if item.key.zone in _MERGES:
-            meta += _lists(_parsed(_MERGES[item.key.zone], item.value, volume, item.key))
+    for item in tree_of(volume, raw.srch_root).items(_FIRST_COMPACT, _LAST_COMPACT):
+        if Key.from_sort_bytes(item.key).type in (SrchType.PENDING, SrchType.BUSY):
+            meta += _lists(_parsed(SrchCompact, item, volume))
+    for item in tree_of(volume, raw.log_merge).items(_FIRST_MERGE, _LAST_MERGE):
+        zone = item.key[0]
+        if zone in _MERGES:
+            meta += _lists(_parsed(_MERGES[zone], item, volume))
     return Statfs(super_block.uuid, meta, super_block.total_meta_blocks, data, super_block.total_data_blocks, inodes)
 
 
@@ -67,8 +68,7 @@ def _lists(structure: Container[Any]) -> int:
     return int(structure.meta_avail.total_nr + structure.meta_freed.total_nr)
 
 
-def _parsed(declaration: Any, value: bytes, volume: Volume, key: Key) -> Container[Any]:
-    if len(value) != declaration.sizeof():
-        text = f"item {key}: a value of {len(value)} bytes, expected {declaration.sizeof()}"
-        raise TreeError(f"{volume.metadata_path}: {text}")
-    return declaration.parse(value)
+def _parsed(declaration: Any, item: TreeItem, volume: Volume) -> Container[Any]:
+    if len(item.value) != declaration.sizeof():
+        raise wrong_size(volume.metadata_path, item.key, item.value, declaration.sizeof())
+    return declaration.parse(item.value)

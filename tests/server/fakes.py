@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from types import SimpleNamespace
 
 from format.block import BlockError
 from format.quorum import Event, QuorumBlock, QuorumConfig, QuorumConfigStruct, SlotAddress, config_to_struct
@@ -19,6 +20,7 @@ class FakeVolume:
     """The super block of a new volume, and quorum blocks as tests set them; a block may be an error."""
 
     metadata_path = "/dev/meta"
+    meta = SimpleNamespace(path="/dev/meta", size=0)
 
     def __init__(self, config: QuorumConfig) -> None:
         self.super = SuperBlock.parse(images.read(RECORDED, "meta", 65536, 4096))

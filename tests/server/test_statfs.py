@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from format.block import Magic
+from format.keys import Key
 from format.net import Command
 from format.superblock import SuperBlock
 from scoutfs.errors import ScoutfsError
-from scoutfs.metadata.btree import StaleBlockError, TreeError, items, lookup
+from scoutfs.metadata.blocks import DamagedBlock, StaleBlockError
+from scoutfs.metadata.btree import after, before, tree_of
 from scoutfs.network.statfs import Statfs
 from scoutfs.server.statfs import read_statfs
 from scoutfs.storage.device import Device
@@ -90,34 +92,40 @@ def test_every_structure_that_owns_free_blocks_is_counted(synthetic: MetadataOnl
 
 def test_items_come_in_order_and_are_found(synthetic: MetadataOnly) -> None:
     root = synthetic.read_super().raw.mounted_clients
-    found = list(items(synthetic, root))
-    assert [item.key.first for item in found] == [0x0011223344556677, 0xFEDCBA9876543210, 0xFFFF000000000000]
+    tree = tree_of(synthetic, root)
+    found = list(tree.items())
+    assert [Key.from_sort_bytes(item.key).first for item in found] == [
+        0x0011223344556677,
+        0xFEDCBA9876543210,
+        0xFFFF000000000000,
+    ]
     for item in found:
-        assert lookup(synthetic, root, item.key) == item.value
-        assert lookup(synthetic, root, item.key.increment()) is None
-        assert lookup(synthetic, root, item.key.decrement()) is None
-    assert list(items(synthetic, root, found[1].key, found[1].key)) == [found[1]]
+        assert tree.lookup(item.key) == item
+        assert tree.lookup(after(item.key)) is None
+        assert tree.lookup(before(item.key)) is None
+    assert list(tree.items(found[1].key, found[1].key)) == [found[1]]
+    assert list(tree.items_reversed()) == found[::-1]
 
 
 def test_a_block_that_is_not_the_one_referred_to_is_stale(synthetic: MetadataOnly) -> None:
     root = synthetic.read_super().raw.mounted_clients
     synthetic.write(1120 * 65536 + 3000, b"x")
     with pytest.raises(StaleBlockError, match="block 1120: crc"):
-        list(items(synthetic, root))
+        list(tree_of(synthetic, root).items())
     wrong = synthetic.read_super().raw.mounted_clients
     wrong.ref.seq += 1
     with pytest.raises(StaleBlockError, match="block 1122: seq"):
-        list(items(synthetic, wrong))
+        list(tree_of(synthetic, wrong).items())
 
 
 def test_a_tree_that_is_none_is_damage(synthetic: MetadataOnly) -> None:
     root = synthetic.read_super().raw.mounted_clients
     root.height = 1
-    with pytest.raises(TreeError, match="level is 1, expected 0"):
-        list(items(synthetic, root))
+    with pytest.raises(DamagedBlock, match="level is 1, expected 0"):
+        list(tree_of(synthetic, root).items())
     root.height = 21
-    with pytest.raises(TreeError, match="height 21"):
-        list(items(synthetic, root))
+    with pytest.raises(DamagedBlock, match="height 21"):
+        list(tree_of(synthetic, root).items())
 
 
 def test_damage_that_stays_is_an_error(synthetic: MetadataOnly) -> None:
@@ -164,4 +172,4 @@ def test_the_magic_of_other_blocks_is_not_taken_for_a_btree(synthetic: MetadataO
     root = synthetic.read_super().raw.mounted_clients
     root.ref.blkno, root.ref.seq, root.height = 1110, 21, 1
     with pytest.raises(StaleBlockError, match=f"magic is {int(Magic.ALLOC_LIST):#x}"):
-        list(items(synthetic, root))
+        list(tree_of(synthetic, root).items())
