@@ -249,7 +249,7 @@ class Election:
         own = blocks.get(self.slot)
         if own is not None and own.event(Event.BEGIN).rid not in (0, self.rid):
             begin = own.event(Event.BEGIN).rid
-            self._fail(f"mount {begin:016x} has taken quorum slot {self.slot}: two mounts with one slot?", now)
+            self._fail(f"mount {begin:016x} has taken quorum slot {self.slot}: two mounts with one slot", now)
             return self._taken()
         fence = greatest_fence(blocks)
         self._overwritten = tuple(entry for entry in self._overwritten if entry[1].term >= fence)

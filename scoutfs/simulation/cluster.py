@@ -209,9 +209,12 @@ class Cluster:
         raise Violation("I17", self.now, -1, f"no leader serves {limit:.0f} s after every fault has ended")
 
     def tell(self, member: Member | None, kind: str, text: str) -> None:
-        """Add a line to the timeline."""
-        if self._tell is not None:
-            self._tell(self.now, -1 if member is None else member.slot, kind, text)
+        """Add a line to the timeline; a mount whose slot another mount has taken is named by its rid."""
+        if self._tell is None:
+            return
+        if member is not None and self.members.get(member.slot) is not member:
+            text = f"(mount {member.rid:x}) {text}"
+        self._tell(self.now, -1 if member is None else member.slot, kind, text)
 
     def role_changed(self, member: Member) -> None:
         """A member's role or term is new, or it is gone."""

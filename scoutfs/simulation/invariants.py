@@ -2,8 +2,8 @@
 
 I14 and I15 are read with the project's rules in mind: a candidate stands for one more than any term that it knows or
 finds on the disk, and a follower that defers to a leader lets that leader's stale heartbeats extend its timeout.
-I11 has an exception: a leader whose lease is fresh may decline a REQUEST_VOTE of a greater term altogether, and any
-agent refuses an absurd term.
+I11 has exceptions: a leader whose lease is fresh may decline a REQUEST_VOTE of a greater term altogether, and any
+agent refuses an absurd term and what claims to come from its own slot.
 I17 needs a cluster without faults: `Cluster.settle` asserts it.
 """
 
@@ -98,7 +98,8 @@ class Invariants:
             if declined:
                 lease = member.rules.decline_while_led and message.type is MessageType.REQUEST_VOTE
                 absurd = member.rules.refuse_absurd_terms and message.term > before[0] + ABSURD_TERM_STEP
-                if lease or absurd:
+                echo = member.rules.ignore_own_slot and message.sender == member.slot
+                if lease or absurd or echo:
                     return
                 self._fail("I11", member, f"still leads term {before[0]} after a message of term {message.term}")
             if member.server.status in (ServerStatus.STARTING, ServerStatus.UP):

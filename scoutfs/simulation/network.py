@@ -30,10 +30,12 @@ class Network:
         "_deliver",
         "_duplication",
         "_faulty",
+        "_held",
         "_loss",
         "_random",
         "_reordering",
         "_schedule",
+        "waiting",
     )
 
     def __init__(self, schedule: Schedule, random: Random, deliver: Deliver, delay: tuple[float, float]) -> None:
@@ -41,6 +43,8 @@ class Network:
         self._random = random.random
         self._deliver = deliver
         self._blocked: dict[tuple[int, int], int] = {}
+        self._held: frozenset[tuple[int, int]] = frozenset()
+        self.waiting: list[tuple[int, int, Message]] = []
         self.set_delay(delay)
         self.set_faults()
 
@@ -71,6 +75,17 @@ class Network:
             if cuts > 0:
                 self._blocked[link] = cuts
 
+    def hold(self, links: Iterable[tuple[int, int]]) -> None:
+        """Let what is sent from the first to the second slot of each of these pairs, and of no others, wait.
+
+        It waits in `waiting`, as (source, destination, message), until it is taken out and given to `arrive`.
+        """
+        self._held = frozenset(links)
+
+    def arrive(self, destination: int, message: Message) -> None:
+        """Let a datagram arrive now, whatever happens to others."""
+        self._schedule.at(self._schedule.now, self._deliver, destination, message)
+
     def heal(self) -> None:
         """Mend every cut, and take all probabilities to zero."""
         self._blocked.clear()
@@ -83,6 +98,9 @@ class Network:
     def send(self, source: int, destination: int, message: Message) -> None:
         """Send one datagram."""
         if self._blocked and (source, destination) in self._blocked:
+            return
+        if self._held and (source, destination) in self._held:
+            self.waiting.append((source, destination, message))
             return
         schedule = self._schedule
         random = self._random

@@ -1,15 +1,20 @@
-"""`scoutfs simulate`: runs a simulated cluster from a seed, and shows what happened or how many seeds held."""
+"""`scoutfs simulate`: runs a simulated cluster from a seed or a transcript, and shows what happened or what held."""
 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import time
+from pathlib import Path
 from typing import Any
 
+from scoutfs.errors import ScoutfsError
 from scoutfs.simulation.faults import SCENARIOS
 from scoutfs.simulation.invariants import Violation
 from scoutfs.simulation.runs import Run, SimulationFailure, run_seed
 from scoutfs.simulation.timeline import Line, format_line
+from scoutfs.simulation.transcript import difference, replay
 
 MEMBERS_MAX = 15
 
@@ -22,7 +27,8 @@ def add_parser(subparsers: Any) -> None:
         help="run a simulated cluster from a seed and print what happened",
         description="Runs election, fencing and servers of a whole cluster in virtual time, with faults drawn from a "
         "seed, and asserts the invariants of the protocol after every step. The same seed gives the same run.",
-        epilog=f"scenarios:\n{scenarios}\n\nExit status: 0 if every invariant held, 1 if not.",
+        epilog=f"scenarios:\n{scenarios}\n\nExit status: 0 if every invariant held and a transcript has the output "
+        "that it expects, 1 if not.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="the seed, or the first one (default 0)")
@@ -35,11 +41,55 @@ def add_parser(subparsers: Any) -> None:
         "--seconds", type=_seconds, default=300.0, metavar="S", help="virtual seconds with faults (default 300)"
     )
     parser.add_argument("--heartbeats", action="store_true", help="show every heartbeat in the timeline, too")
+    parser.add_argument(
+        "--transcript",
+        type=Path,
+        metavar="FILE",
+        help="do the commands of a text file instead, and show where their output is not what the file expects",
+    )
+    parser.add_argument(
+        "--rewrite", action="store_true", help="with --transcript: write the real output into the file (not in CI)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns 1 if an invariant was violated."""
+    """Run the command; returns 1 if an invariant was violated or a transcript has other output."""
+    if args.transcript is not None:
+        return _rewrite_transcript(args.transcript) if args.rewrite else _check_transcript(args.transcript)
+    if args.rewrite:
+        raise ScoutfsError("--rewrite needs --transcript FILE")
     return _replay(args) if args.seeds is None else _many(args)
+
+
+def _check_transcript(path: Path) -> int:
+    found = difference(_read_transcript(path), str(path))
+    print(found or f"{path}: every output is as expected\n", end="")
+    return 1 if found else 0
+
+
+def _rewrite_transcript(path: Path) -> int:
+    if os.environ.get("CI"):
+        raise ScoutfsError("--rewrite is refused in CI: rewrite at home, and read the difference")
+    text = _read_transcript(path)
+    actual = replay(text, str(path))
+    if actual == text:
+        print(f"{path}: every output is as expected")
+        return 0
+    try:
+        path.write_text(actual)
+    except OSError as error:
+        raise ScoutfsError(f"cannot write {path}: {error.strerror}", error.errno or errno.EIO) from error
+    print(f"{path}: rewritten, read the difference")
+    return 0
+
+
+def _read_transcript(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise ScoutfsError(f"cannot read {path}: {error.strerror}", error.errno or errno.EIO) from error
+    except UnicodeDecodeError as error:
+        raise ScoutfsError(f"{path} is not text") from error
 
 
 def _replay(args: argparse.Namespace) -> int:
