@@ -105,8 +105,9 @@ def held_back_text(quorum: Quorum, rid: int, member: bool, waiting_for: str) -> 
     if not others:
         return "the last quorum member leaves after every mount without a quorum slot: unmount those first"
     needed = quorum.config.votes_needed
-    slots = ", ".join(f"{slot} at {quorum.config.slots[slot].address}" for slot in others)
+    slots = ", ".join(f"slot {slot} at {quorum.config.slots[slot].address}" for slot in others)
+    run = "it still runs" if len(others) == 1 else "they still run"
     return (
         f"the last {needed} quorum members leave together, after every mount without a quorum slot: "
-        f"unmount slots {slots} too, as far as they still run"
+        f"unmount {slots} too, as far as {run}"
     )

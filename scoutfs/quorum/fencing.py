@@ -130,6 +130,13 @@ class FenceRequests:
         self._nursery.start_soon(self._service, request)
         self._publish()
 
+    async def is_dead(self, rid: int) -> bool:
+        """Whether this host knows that the mount `rid` is dead; nobody is asked for anything."""
+        if self._fencer is None:
+            return False
+        verdict = await trio.to_thread.run_sync(self._fencer.look, rid, abandon_on_cancel=True)
+        return verdict.dead
+
     def mark_fenced(self, rid: int) -> None:
         """Record that `rid` can certainly not write any more; an unknown rid is ignored."""
         request = self._requests.get(rid)

@@ -259,6 +259,13 @@ class LocalFencer:
         Its live processes get SIGKILL, but only those that hold its file open and are the very ones it names.  Nothing
         is killed any more once `given_up` says that nobody waits for the verdict.
         """
+        return self._examine(rid, given_up)
+
+    def look(self, rid: int) -> Verdict:
+        """Find out whether the mount `rid` is dead; nothing is done to it if it lives."""
+        return self._examine(rid, lambda: True)
+
+    def _examine(self, rid: int, given_up: Callable[[], bool]) -> Verdict:
         if rid == self._own_rid:
             return _unknown("it is this mount itself")
         path = self._directory / _file_name(self._fsid, rid)

@@ -2,7 +2,8 @@
 
 Stricter than the original where the wire allows it: a later leader that appears meanwhile ends the start (W2), a
 request that failed fails the start (W3), and a leader of our own slot is never given up (W4): the STOP that would
-follow would hide its record from every later leader.
+follow would hide its record from every later leader.  And kinder: a leader that may live gets a moment to stop by
+itself, since two members that stand together can lead one after the other without any fault.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from dataclasses import dataclass
 import trio
 
 from format.block import BlockError
-from format.quorum import EventRecord, QuorumBlock, QuorumConfig
+from format.quorum import Event, EventRecord, QuorumBlock, QuorumConfig
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
 from scoutfs.paths import mount_name
 from scoutfs.quorum.fencing import LEADERS_TIMEOUT, FenceError, FenceReason, FenceRequests, FenceTimeout
 from scoutfs.quorum.leaders import Leader, later_leader, previous_leaders
 from scoutfs.storage.volume import Volume
+
+STOPPING_PATIENCE = 0.5
+"""Seconds that a leader gets to record its STOP before it is fenced, unless it is known to be dead."""
+
+_STOPPING_POLL = 0.05
 
 RETRY_PAUSE = 5.0
 """Seconds before a leader of our own slot that could not be fenced is asked for again."""
@@ -59,13 +65,18 @@ async def fence_previous_leaders(
     fences: FenceRequests,
     log: Log,
     counters: Counters,
+    *,
+    stopping_patience: float = STOPPING_PATIENCE,
 ) -> Blocks:
     """Return the quorum blocks once every leader before us is fenced and none after us is recorded.
 
-    Nothing else of the volume may be read before.  Raises ScoutfsError: EIO for a block or a fence request that failed,
-    ETIMEDOUT for one that was not answered, ESTALE when there is a later leader.
+    Nothing else of the volume may be read before.  Leaders get `stopping_patience` seconds to stop by themselves.
+    Raises ScoutfsError: EIO for a block or a fence request that failed, ETIMEDOUT for one that was not answered, ESTALE
+    when there is a later leader.
     """
-    fenced: set[int] = set()
+    asked: set[int] = set()
+    unfenced: list[Leader] = []
+    patience_ends = trio.current_time() + stopping_patience
     while True:
         blocks = await read_blocks()
         later = later_leader(blocks, us.term)
@@ -73,19 +84,35 @@ async def fence_previous_leaders(
             text = f"slot {later.slot} has recorded a leader of term {later.term}, ours is {us.term}"
             raise ScoutfsError(text, errno.ESTALE)
         leaders = [
-            leader for leader in previous_leaders(blocks, us.rid, us.term, us.overwritten) if leader.rid not in fenced
+            leader for leader in previous_leaders(blocks, us.rid, us.term, us.overwritten) if leader.rid not in asked
         ]
-        if not leaders:
+        if not leaders and not unfenced:
             return blocks
+        stopping = set()
+        if trio.current_time() < patience_ends:
+            stopping = {leader for leader in leaders if await _may_stop(us, leader, blocks, fences)}
         for leader in leaders:
+            if leader in stopping:
+                continue
             address = config.slots[leader.slot]
             name = mount_name(fsid, leader.rid)
             text = f"at term {leader.term} in slot {leader.slot} with address {address}"
             log(logging.INFO, f"fencing previous leader {name} {text}")
             counters.add("quorum_fence_leader")
             fences.start(leader.rid, address.address, FenceReason.QUORUM_BLOCK_LEADER)
-        await _until_fenced(us, leaders, config, fences, log, counters)
-        fenced |= {leader.rid for leader in leaders}
+            asked.add(leader.rid)
+            unfenced.append(leader)
+        if stopping:
+            await trio.sleep(_STOPPING_POLL)
+        else:
+            await _until_fenced(us, unfenced, config, fences, log, counters)
+            unfenced = []
+
+
+async def _may_stop(us: Leadership, leader: Leader, blocks: Blocks, fences: FenceRequests) -> bool:
+    """Whether a leader may still record its STOP: its block is its own, and it is not known to be dead."""
+    owns_block = leader.slot != us.slot and blocks[leader.slot].event(Event.BEGIN).rid == leader.rid
+    return owns_block and not await fences.is_dead(leader.rid)
 
 
 async def _until_fenced(

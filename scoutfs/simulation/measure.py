@@ -54,8 +54,9 @@ def isolation_return(
     """Return whether a follower that was cut off from two others for a while deposes the healthy leader."""
     cluster = Cluster(ClusterConfig(heartbeat_timeout=heartbeat_timeout, rules=rules), seed)
     cluster.start_all()
-    leader = _await_leader(cluster)
+    _await_leader(cluster)
     cluster.run(2.0 + cluster.random.random())
+    leader = _await_leader(cluster)
     follower = cluster.random.choice([slot for slot in cluster.slots if slot != leader.slot])
     links = links_between((follower,), cluster.slots)
     cluster.network.cut(links)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from format.quorum import EventRecord
+from format.quorum import Event, EventRecord
 from scoutfs.quorum.actions import StartServer
 from scoutfs.quorum.election import ServerStatus
 from scoutfs.quorum.leaders import Blocks, Leader, later_leader, previous_leaders
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 FENCE_WAIT = 15.0
 """Seconds that a new server waits for its fence requests."""
+
+STOPPING_PATIENCE = 0.5
+"""Seconds that a leader gets to stop before it is fenced."""
+
+_STOPPING_POLL = 0.05
 
 START_TIME = (0.005, 0.050)
 """Seconds from the last fence to UP: listening, reading the super block, recovery."""
@@ -35,10 +40,12 @@ class ServerRules(NamedTuple):
     """A fence request that ended with an error ends the start (remedy W3)."""
     fence_overwritten_leader: bool = True
     """Fence also the leader whose record our own ELECT has replaced (remedy W5)."""
+    await_stop: bool = True
+    """Give a leader that may live a moment to record STOP before it is fenced."""
 
 
 STRICT_SERVER_RULES = ServerRules()
-ORIGINAL_SERVER_RULES = ServerRules(False, False, False)
+ORIGINAL_SERVER_RULES = ServerRules(False, False, False, False)
 
 
 class FenceResult(Enum):
@@ -55,6 +62,7 @@ class Server:
     __slots__ = (
         "_member",
         "_overwritten",
+        "_patience_ends",
         "_requests",
         "_run",
         "_seen",
@@ -75,6 +83,7 @@ class Server:
         self.fenced: set[int] = set()
         self._stopping = False
         self._run = 0
+        self._patience_ends = 0.0
         self._requests: dict[int, FenceResult] = {}
         self._overwritten: tuple[tuple[int, EventRecord], ...] = ()
         self._seen: Blocks = {}
@@ -87,6 +96,7 @@ class Server:
         self.fenced = set()
         self._stopping = False
         self._requests = {}
+        self._patience_ends = self._member.cluster.now + STOPPING_PATIENCE
         self._overwritten = action.overwritten if self.rules.fence_overwritten_leader else ()
         self._become(ServerStatus.STARTING)
         self._read(self._check_and_fence)
@@ -137,6 +147,10 @@ class Server:
         """Fence whom the blocks name; nobody to fence, or all fenced and nobody new, is what going on needs."""
         victims = self._previous_leaders(blocks)
         new = [leader for leader in victims if leader.rid not in self._requests]
+        if self._gives_time_to_stop(new, blocks):
+            cluster = self._member.cluster
+            cluster.schedule.at(cluster.now + _STOPPING_POLL, self._look_again, self._run)
+            return
         for leader in new:
             self._request_fence(leader)
         if new:
@@ -144,6 +158,20 @@ class Server:
             cluster.schedule.at(cluster.now + FENCE_WAIT, self._fence_timeout, self._run)
             return
         self._go_on()
+
+    def _gives_time_to_stop(self, leaders: list[Leader], blocks: Blocks) -> bool:
+        """Whether one of the leaders may still record STOP; who is dead, no simulated host knows."""
+        if not self.rules.await_stop or self._member.cluster.now >= self._patience_ends:
+            return False
+        for leader in leaders:
+            block = blocks[leader.slot]
+            if leader.slot != self._member.slot and block and block.event(Event.BEGIN).rid == leader.rid:
+                return True
+        return False
+
+    def _look_again(self, run: int, _: None) -> None:
+        if not self._is_over(run, self._look_again, None):
+            self._read(self._check_and_fence)
 
     def _previous_leaders(self, blocks: Blocks) -> list[Leader]:
         return previous_leaders(blocks, self._member.rid, self.term, self._overwritten)

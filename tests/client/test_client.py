@@ -362,7 +362,7 @@ async def test_what_holds_the_mount_back_is_explained(autojump_clock: MockClock)
             await trio.sleep(60)
             (text,) = cluster.held_back
             assert text.startswith("the last 2 quorum members leave together")
-            assert text.endswith("unmount slots 1 at 127.0.0.2 too, as far as they still run")
+            assert text.endswith("unmount slot 1 at 127.0.0.2 too, as far as it still runs")
             assert not cluster.left.is_set()
             await other.ask(Command.FAREWELL)
             await cluster.left.wait()

@@ -110,7 +110,7 @@ def test_the_reasons_for_being_held_back() -> None:
     quorum = quorum_of(volume)
     assert held_back_text(quorum, US, True, "") == (
         "the last 2 quorum members leave together, after every mount without a quorum slot: "
-        "unmount slots 1 at 10.0.0.2 too, as far as they still run"
+        "unmount slot 1 at 10.0.0.2 too, as far as it still runs"
     )
     assert held_back_text(quorum, 0x99, False, "") == "the server has not answered yet"
     assert "no quorum slot has a leader" in held_back_text(quorum, US, True, "no quorum slot has a leader")

@@ -130,7 +130,7 @@ async def test_the_last_majority_leaves_together_and_everybody_gets_an_answer() 
             nursery.start_soon(leave, 0)
         assert sorted(left) == [0, 1, 2]
         await cluster.resign(0, 1)
-        assert "unmount slots 0 at" in held_back[0]
+        assert "unmount slot 0 at" in held_back[0]
         assert cluster.fences[0].pending() == ()
 
 

@@ -63,6 +63,12 @@ class Member:
     def reaches(self, *statuses: ServerStatus) -> None:
         assert [self.statuses.get(timeout=DEADLINE) for _ in statuses] == list(statuses)
 
+    def logs(self, text: str) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while not self.log.has(text):
+            assert time.monotonic() < deadline, f"{text!r} was not logged"
+            time.sleep(0.01)
+
     async def client(self, rid: int, server_term: int = 0) -> Peer:
         stream = (await connect(self.address, 24000)).stream
         peer = Peer(stream, rid, fsid=self.volume.fsid, flags=GreetingFlag.QUORUM)
@@ -195,13 +201,11 @@ def test_nothing_else_is_read_before_previous_leaders_are_fenced(member: Member)
         member.statuses.get(timeout=0.2)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((member.address.address, member.address.port), timeout=1).close()
+    member.logs("fencing previous leader")
     member.volume.super_error = None
     member.server.answer_fence(THEM, "fenced")
     member.reaches(UP)
-    deadline = time.monotonic() + DEADLINE
-    while not member.log.has(f"successfully reclaimed resources for fenced rid {THEM:016x}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    member.logs(f"successfully reclaimed resources for fenced rid {THEM:016x}")
 
 
 def test_a_stop_does_not_wait_for_fencing(member: Member) -> None:

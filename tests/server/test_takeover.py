@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from format.quorum import Event, EventRecord, QuorumConfig, SlotAddress
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
-from scoutfs.quorum.fencing import FenceRequests
+from scoutfs.quorum.fencing import FenceOutcome, FenceRequests, LocalFencer, Verdict
 from scoutfs.quorum.leaders import fenced_rids
 from scoutfs.server.takeover import Blocks, Leadership, fence_previous_leaders, read_all_blocks
 from tests.server.fakes import FakeVolume, RecordedLog
@@ -23,12 +23,33 @@ A, B, C, D = 0xA1, 0xB2, 0xC3, 0xD4
 CONFIG = QuorumConfig(1, {slot: SlotAddress(f"10.0.0.{slot + 1}", 12345) for slot in range(3)})
 
 
+class FakeFencer(LocalFencer):
+    """Knows who is dead."""
+
+    def __init__(self, dead: set[int]) -> None:
+        self.dead = dead
+
+    def look(self, rid: int) -> Verdict:
+        return Verdict(FenceOutcome.DEAD if rid in self.dead else FenceOutcome.UNKNOWN, "as the test says")
+
+    def fence(self, rid: int, given_up: Callable[[], bool] = lambda: False) -> Verdict:
+        return self.look(rid)
+
+
 class Start:
     """A start of the server of slot 0, rid A, whose fence requests the test answers."""
 
-    def __init__(self, term: int, overwritten: tuple[tuple[int, EventRecord], ...] = ()) -> None:
+    def __init__(
+        self,
+        term: int,
+        overwritten: tuple[tuple[int, EventRecord], ...] = (),
+        *,
+        patience: float = 0.0,
+        fencer: FakeFencer | None = None,
+    ) -> None:
         self.volume = FakeVolume(CONFIG)
         self.us = Leadership(0, A, term, overwritten)
+        self.patience, self.fencer = patience, fencer
         self.log, self.counters = RecordedLog(), Counters()
         self.fences: FenceRequests
         self.outcome: Blocks | ScoutfsError | None = None
@@ -38,7 +59,7 @@ class Start:
     @asynccontextmanager
     async def started(self) -> AsyncIterator[Start]:
         async with trio.open_nursery() as nursery:
-            self.fences = FenceRequests(nursery, self.log)
+            self.fences = FenceRequests(nursery, self.log, fencer=self.fencer)
             nursery.start_soon(self._run)
             await wait_all_tasks_blocked()
             yield self
@@ -51,7 +72,14 @@ class Start:
 
         try:
             self.outcome = await fence_previous_leaders(
-                self.us, CONFIG, self.volume.fsid, read, self.fences, self.log, self.counters
+                self.us,
+                CONFIG,
+                self.volume.fsid,
+                read,
+                self.fences,
+                self.log,
+                self.counters,
+                stopping_patience=self.patience,
             )
         except ScoutfsError as error:
             self.outcome = error
@@ -59,6 +87,11 @@ class Start:
     @property
     def asked(self) -> list[tuple[int, str]]:
         return [(view.rid, view.address) for view in self.fences.pending()]
+
+    async def asks_for(self, *rids: int) -> None:
+        while len(self.asked) < len(rids):
+            await trio.sleep(0.01)
+        assert [rid for rid, _ in self.asked] == list(rids)
 
     async def fence(self, *rids: int) -> None:
         for rid in rids:
@@ -144,6 +177,46 @@ async def test_nobody_fences_for_15_seconds(autojump_clock: MockClock) -> None:
         await trio.sleep(0.2)
         assert isinstance(start.outcome, ScoutfsError)
         assert start.outcome.errno == errno.ETIMEDOUT
+
+
+async def test_a_leader_that_stops_by_itself_is_not_fenced(autojump_clock: MockClock) -> None:
+    """Two members that stand together can lead one after the other: the first is healthy, and hears of the second."""
+    start = Start(9, patience=0.5)
+    start.volume.elected(1, B, 5)
+    async with start.started():
+        await trio.sleep(0.3)
+        assert start.outcome is None
+        start.volume.record(1, Event.STOP, B, 5)
+        await trio.sleep(0.1)
+        assert isinstance(start.outcome, dict)
+        assert start.asked == []
+
+
+async def test_a_leader_that_does_not_stop_is_fenced_after_half_a_second(autojump_clock: MockClock) -> None:
+    start = Start(9, patience=0.5)
+    start.volume.elected(1, B, 5)
+    async with start.started():
+        await trio.sleep(0.4)
+        assert start.asked == []
+        await trio.sleep(0.2)
+        assert start.asked == [(B, "10.0.0.2")]
+
+
+async def test_who_cannot_stop_any_more_is_fenced_at_once() -> None:
+    """A mount known to be dead, and one whose slot is another mount's now; the one beside them still has its moment."""
+    start = Start(9, patience=600, fencer=FakeFencer({B}))
+    start.volume.elected(1, B, 5)
+    start.volume.record(2, Event.BEGIN, C, 6)
+    start.volume.record(2, Event.ELECT, C, 7)
+    async with start.started():
+        with trio.fail_after(20):
+            await start.asks_for(B)
+            start.volume.record(2, Event.BEGIN, D, 9)
+            await start.asks_for(B, C)
+            start.fences.mark_fenced(C)
+            while start.outcome is None:
+                await trio.sleep(0.01)
+        assert isinstance(start.outcome, dict)
 
 
 async def test_an_unreadable_block_fails_the_start() -> None:
