@@ -15,12 +15,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from format.quorum import QuorumBlock
 from mount import utab
 from mount.kernel import FILESYSTEM_TYPE, MountEntry, mount_table
 from scoutfs.quorum.registration import MountRecord, Process
+from scoutfs.storage.volume import Volume as StoredVolume
 
 BIN = Path(sys.executable).parent
 DEADLINE = 20.0
@@ -58,6 +61,13 @@ def within(timeout: float, ask: Callable[[], str]) -> str:
     return results[0]
 
 
+def at_once(*jobs: Callable[[], None]) -> None:
+    """Run jobs that mostly wait, each in a thread; the first that fails fails the test, when all have ended."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for future in [pool.submit(job) for job in jobs]:
+            future.result()
+
+
 @dataclass
 class Volume:
     """A made volume: the device or image to mount, and what mount options it needs."""
@@ -71,6 +81,11 @@ class Volume:
         if self.metadev is not None:
             items.append(f"metadev_path={self.metadev}")
         return ",".join([*items, *more])
+
+    def quorum_blocks(self) -> dict[int, QuorumBlock]:
+        """Return what is recorded of each slot; every check of a block must succeed."""
+        with StoredVolume.open(self.device, self.metadev, writable=False) as stored:
+            return {slot: stored.read_quorum_block(slot) for slot in self.slots}
 
 
 @dataclass
@@ -105,6 +120,15 @@ class Mount:
     @property
     def term(self) -> int:
         return int(self.status["term"])
+
+    @property
+    def rid(self) -> str:
+        return self.read("rid").strip()
+
+    @property
+    def fences(self) -> list[str]:
+        """The rids that the server of this mount wants fenced."""
+        return within(10.0, lambda: " ".join(sorted(os.listdir(self.control("fence"))))).split()
 
     @property
     def usable(self) -> bool:
@@ -261,6 +285,11 @@ class Cluster:
             return None
         return mounts[roles.index("leader")]
 
+    def await_usable(self, mounts: list[Mount], timeout: float = DEADLINE) -> None:
+        """Wait until all of them have a server."""
+        for mount in mounts:
+            wait_until(lambda mount=mount: mount.usable, f"a server for {mount.directory.name}", timeout)
+
     def await_leader(self, mounts: list[Mount], timeout: float = DEADLINE) -> Mount:
         """Wait until all agree on one leader, and return it."""
         wait_until(lambda: self.agreed(mounts), "agreement on a leader", timeout)
@@ -333,6 +362,7 @@ def is_running(pid: int) -> bool:
 
 
 def cluster_in(directory: Path) -> Iterator[Cluster]:
+    directory.mkdir(exist_ok=True)
     cluster = Cluster(directory)
     try:
         yield cluster

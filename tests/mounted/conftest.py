@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """Makes volumes and mounts, and takes them away again."""
     yield from cluster_in(tmp_path)
+
+
+@pytest.fixture
+def clusters(tmp_path: Path) -> Iterator[Callable[[str], Cluster]]:
+    """Hands out clusters by name, for what is tested at the same time."""
+    with contextlib.ExitStack() as stack:
+        enter = contextlib.contextmanager(cluster_in)
+        yield lambda name: stack.enter_context(enter(tmp_path / name))
