@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
+from format.quorum import Event
 from scoutfs.quorum.actions import ORIGINAL_RULES, STRICT_RULES, Rules
 from scoutfs.quorum.election import ServerStatus
 from scoutfs.quorum.status import Role
@@ -184,7 +185,10 @@ class Cluster:
             member.fuse = -1
             member.resume()
             gave_up = member.election is not None and member.election.finished
-            if member.leaving or gave_up:
+            # Of several mounts of one slot (assumption A1), the one that wrote BEGIN last has ended the others.
+            replaced = self.members.get(member.slot) is not member
+            taken = self.disk.blocks[member.slot].event(Event.BEGIN).rid != member.rid
+            if member.leaving or gave_up or replaced or taken:
                 member.crash("is rebooted")
         self.start_all()
 
@@ -193,7 +197,10 @@ class Cluster:
 
         Returns the seconds until the leader served.
         """
+        stalled_until = max(path.stalled_until for path in self.paths.values())
         self.heal()
+        # What was asked of a stalled disk is answered when the stall ends, also if nothing else is asked of it.
+        self.run(max(0.0, stalled_until - self.now))
         # Two rounds of waiting for a dead leader, one fence wait, and elections in between.
         begun, limit = self.now, 3 * self.config.heartbeat_timeout + 30.0
         leader: Member | None = None
