@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct as _struct
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -52,7 +53,8 @@ _TYPE_OF_FORMAT = {
 Dirent = Struct("ino" / Int64ul, "hash" / Int64ul, "pos" / Int64ul, "type" / Int8ul, "pad" / Padding(7))
 """The 32 bytes in front of the name, which fills the rest of the value."""
 
-_HEADER_SIZE = 32
+_HEADER = _struct.Struct("<QQQB7x")
+_HEADER_SIZE = _HEADER.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ class DirEntry:
         name = bytes(value[_HEADER_SIZE:])
         if not 1 <= len(name) <= NAME_MAX:
             raise BlockError(what, "name length", len(name))
-        raw = Dirent.parse(bytes(value[:_HEADER_SIZE]))
-        return cls(raw.ino, raw.hash, raw.pos, raw.type, name)
+        ino, hash, pos, type = _HEADER.unpack_from(value)
+        return cls(ino, hash, pos, type, name)
 
     def build(self) -> bytes:
         """Encode the entry.  Raises FormatError for a name of the wrong length or a field out of range."""

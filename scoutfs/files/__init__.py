@@ -1,0 +1,1 @@
+"""Files of a volume: what items say of inodes, directories, attributes and data, without FUSE."""
