@@ -81,6 +81,7 @@ def test_a_voter_with_a_slow_disk_waits_for_its_candidate() -> None:
     member = Machine()
     member.slow_disk = True
     member.receive(REQUEST, 9, 1)
+    member.slow_disk = False
     member.now += 3
     member.write()
     member.advance(0.2)
