@@ -44,6 +44,22 @@ def unpack(name: str, role: str, path: Path) -> Path:
     return path
 
 
+def unpack_volume(name: str, path: Path) -> tuple[Path, Path]:
+    """Write both devices of volume `name` into the directory `path`, with holes; return (metadata, data)."""
+    return unpack(name, "meta", path / "m"), unpack(name, "data", path / "d")
+
+
+def recording(name: str, *files: str) -> bytes:
+    """Return the first of `files` about volume `name` that was recorded, `.xz` or not; skips the test without any."""
+    for parent in (_HERE, _SHARED):
+        for file in files:
+            for path in (parent / name / file, parent / name / f"{file}.xz"):
+                if path.exists():
+                    data = path.read_bytes()
+                    return lzma.decompress(data) if path.suffix == ".xz" else data
+    pytest.skip(f"no {' or '.join(files)} of the image {name} is kept with the tests")
+
+
 def printed(name: str) -> str:
     """Return what the original's print says of the metadata device of volume `name`."""
     for file in ("print.txt", "print.txt.xz", "print-crashed.txt.xz", "print-after-mkfs.txt"):
