@@ -20,12 +20,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mount import kernel, utab
 from mount.daemon import ExitCode
 from mount.options import MountFlag
 from scoutfs.errors import ScoutfsError
+
+if TYPE_CHECKING:
+    from scoutfs.quorum.registration import MountRecord
 
 PROGRAM = "umount.scoutfs"
 
@@ -33,7 +36,8 @@ USAGE = """\
 usage: umount.scoutfs [-flnrv] DIRECTORY
 
 Unmounts a ScoutFS volume, and returns when the mount has left its cluster.  A member that may not leave yet, because
-others still need it, says so and waits; an interrupted command leaves that to the mount process.
+others still need it, says so and waits; an interrupted command leaves that to the mount process, and the same command
+again waits for it or, with -f, ends it.
 
   -f, --force      end the mount at once; nothing further is written, and the cluster has to fence it
   -l, --lazy       detach the directory at once; the mount leaves when nobody uses it any more
@@ -118,6 +122,9 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
 
 def _unmount(line: CommandLine) -> None:
     mounted = _find(line.target)
+    if mounted is None:
+        _resume(line)
+        return
     target = mounted.target
     if line.force:
         _force(target, line)
@@ -130,8 +137,8 @@ def _unmount(line: CommandLine) -> None:
             utab.remove(target)
 
 
-def _find(target: str) -> kernel.MountEntry:
-    """Return the mount of ours at a directory, or of a device.  Raises ScoutfsError."""
+def _find(target: str) -> kernel.MountEntry | None:
+    """Return the mount of ours at a directory, or of a device; None if there is none."""
     table = kernel.mount_table()
     absolute = os.path.abspath(target)
     # the path itself first: what lies behind it may be a mount whose process is dead or stuck
@@ -144,7 +151,7 @@ def _find(target: str) -> kernel.MountEntry:
     for entry in reversed(table):
         if entry.type == kernel.FILESYSTEM_TYPE and real in (entry.target, entry.source):
             return entry
-    raise ScoutfsError(f"{target}: no ScoutFS volume is mounted here")
+    return None
 
 
 # -- a clean unmount ---------------------------------------------------------------------------------------------------
@@ -167,6 +174,22 @@ def _leave(target: str, line: CommandLine) -> None:
         process.await_end(None)
 
 
+def _resume(line: CommandLine) -> None:
+    """Follow, or end, a mount that was detached before and has not left yet.  Raises ScoutfsError if there is none."""
+    target = os.path.realpath(line.target)
+    leaving = _registered(target)
+    if line.lazy or not leaving:
+        raise ScoutfsError(f"{line.target}: no ScoutFS volume is mounted here")
+    for record in leaving:
+        with _MountProcess.of(record) as process:
+            if line.force:
+                process.kill()
+                process.await_end(ANSWER_TIMEOUT)
+            else:
+                process.follow(lambda text: _say(target, f"waits: {text}"))
+                process.await_end(None)
+
+
 # -- a forced unmount --------------------------------------------------------------------------------------------------
 
 
@@ -187,20 +210,34 @@ def _force(target: str, line: CommandLine) -> None:
         kernel.detach(target, lazy=True, force=True)
 
 
-def _registered_pids(target: str) -> list[int]:
-    """Return the processes that are registered for the mount at `target`."""
+def _registered(target: str) -> list[MountRecord]:
+    """Return the records of the living mounts at `target`, in this mount namespace."""
     from mount.preparation import live_mounts
     from scoutfs.paths import mounts_directory
-    from scoutfs.quorum.registration import Host, Process
+    from scoutfs.quorum.registration import Host
 
     records = live_mounts(mounts_directory(), Host.current().boot_id)
     return [
-        process.pid
-        for record in records
-        if record.mount_point == target
-        for process in record.processes
-        if Process.of(process.pid) == process
+        record for record in records if record.mount_point == target and any(map(_sees_our_mounts, _pids_of(record)))
     ]
+
+
+def _pids_of(record: MountRecord) -> list[int]:
+    from scoutfs.quorum.registration import Process
+
+    return [process.pid for process in record.processes if Process.of(process.pid) == process]
+
+
+def _registered_pids(target: str) -> list[int]:
+    """Return the processes that are registered for the mount at `target`."""
+    return [pid for record in _registered(target) for pid in _pids_of(record)]
+
+
+def _sees_our_mounts(pid: int) -> bool:
+    """Whether a process is in our mount namespace: elsewhere the same path is another place."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.stat(f"/proc/{pid}/ns/mnt"), os.stat("/proc/self/ns/mnt"))
+    return False
 
 
 class _MountProcess:
@@ -227,12 +264,23 @@ class _MountProcess:
             if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
                 return cls(None, _registered_pids(target))
             raise ScoutfsError(f"{control}: {error.strerror}", error.errno or errno.EIO) from error
-        if not path:
-            return cls(None, pids)
+        return cls._connected(Path(path), pids) if path else cls(None, pids)
+
+    @classmethod
+    def of(cls, record: MountRecord) -> _MountProcess:
+        """Find the processes of a mount through its record: its directory shows them no more."""
+        from mount import rundir
+        from scoutfs.paths import mount_name, run_directory
+
+        link = run_directory() / mount_name(record.fsid, record.rid)
+        return cls._connected(rundir.socket_path(link), _pids_of(record))
+
+    @classmethod
+    def _connected(cls, path: Path, pids: Sequence[int]) -> _MountProcess:
         from mount.sockets import connected_socket
 
         try:
-            return cls(connected_socket(Path(path), ANSWER_TIMEOUT), pids)
+            return cls(connected_socket(path, ANSWER_TIMEOUT), pids)
         except OSError:
             # it can be waited for all the same
             return cls(None, pids)

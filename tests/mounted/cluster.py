@@ -6,6 +6,7 @@ Whatever a test does, nothing is left behind: processes, mounts, loop devices.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -301,6 +302,11 @@ class Cluster:
         for process in processes:
             _, errors = process.communicate(timeout=timeout)
             assert process.returncode == 0, errors
+
+    def assert_all_have_left(self, volume: Volume) -> None:
+        """The volume must record nobody as running, and nobody who would have to be fenced."""
+        recorded = json.loads(self.run("scoutfs", "quorum", "--json", volume.metadev or volume.device).stdout)
+        assert (recorded["server"], recorded["members"], recorded["to_fence"]) == (None, [], []), recorded
 
     # -- what is there -----------------------------------------------------------------------------------------------
 

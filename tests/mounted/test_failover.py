@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from format.quorum import Event
-from tests.mounted.cluster import Cluster, Mount, Volume, at_once, wait_until, within
+from tests.mounted.cluster import Cluster, Mount, at_once, wait_until, within
 
 FAST = "quorum_heartbeat_timeout_ms=2000"
 SLOW = "quorum_heartbeat_timeout_ms=60000"
@@ -23,12 +22,6 @@ SLOW = "quorum_heartbeat_timeout_ms=60000"
 def free_blocks(directory: Path) -> int:
     """Ask the server through the kernel, as df does."""
     return int(within(20.0, lambda: str(os.statvfs(directory).f_bfree)))
-
-
-def assert_all_have_left(cluster: Cluster, volume: Volume) -> None:
-    """Nobody is recorded as running, and nobody would have to be fenced."""
-    recorded = json.loads(cluster.run("scoutfs", "quorum", "--json", volume.device).stdout)
-    assert (recorded["server"], recorded["members"], recorded["to_fence"], recorded["problems"]) == (None, [], [], [])
 
 
 def started(cluster: Cluster, slots: int = 3, option: str = FAST) -> tuple[list[Mount], Mount]:
@@ -82,7 +75,7 @@ def kill_the_leader(cluster: Cluster, roles: tuple[str, ...]) -> None:
     cluster.await_usable(members)
     assert free_blocks(again.directory) > 0
     cluster.umount_all(members)
-    assert_all_have_left(cluster, volume)
+    cluster.assert_all_have_left(volume)
 
 
 def test_a_member_process_that_dies_leaves_a_client(cluster: Cluster):
@@ -181,7 +174,7 @@ def test_leaders_die_one_after_the_other(cluster: Cluster):
     cluster.await_leader(members)
     cluster.await_usable(members)
     cluster.umount_all(members)
-    assert_all_have_left(cluster, volume)
+    cluster.assert_all_have_left(volume)
 
 
 def test_a_written_heartbeat_timeout_is_what_followers_wait(cluster: Cluster):
