@@ -197,10 +197,15 @@ class Cluster:
 
         Returns the seconds until the leader served.
         """
-        stalled_until = max(path.stalled_until for path in self.paths.values())
+        stalls = [path.stalled_until for path in self.paths.values()]
+        pauses = [member.paused_until for member in self._alive.values()]
+        delayed_until = max(stalls + pauses)
         self.heal()
-        # What was asked of a stalled disk is answered when the stall ends, also if nothing else is asked of it.
-        self.run(max(0.0, stalled_until - self.now))
+        if delayed_until > self.now:
+            # What was asked of a stalled disk is answered, and a server that stood still takes its next step, only when
+            # that would have ended.  A write of then may fail still: its mount needs another repair.
+            self.run(delayed_until - self.now)
+            self.heal()
         # Two rounds of waiting for a dead leader, one fence wait, and elections in between.
         begun, limit = self.now, 3 * self.config.heartbeat_timeout + 30.0
         leader: Member | None = None
