@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.memory import Image
+
 _HERE = Path(__file__).parent / "data" / "kernel" / "img"
 _SHARED = Path(__file__).parents[1].parent / "shared" / "vectors" / "kernel" / "img"
 
@@ -58,6 +60,19 @@ def recording(name: str, *files: str) -> bytes:
                     data = path.read_bytes()
                     return lzma.decompress(data) if path.suffix == ".xz" else data
     pytest.skip(f"no {' or '.join(files)} of the image {name} is kept with the tests")
+
+
+def load(name: str, role: str) -> Image:
+    """Return the "meta" or "data" device of volume `name`."""
+    with tarfile.open(directory(name) / "volume.tar.xz", "r:xz") as archive:
+        member = archive.getmember(f"{role}.img")
+        stored = archive.extractfile(member)
+        assert stored is not None
+        image = Image(member.size)
+        for offset, size in member.sparse or [(0, member.size)]:
+            stored.seek(offset)
+            image.write(offset, stored.read(size))
+    return image
 
 
 def printed(name: str) -> str:

@@ -55,7 +55,8 @@ class Image:
         start = offset - first * PAGE
         whole[start : start + len(data)] = data
         for number in range(first, last):
-            page = bytes(whole[(number - first) * PAGE :][:PAGE])
+            start = (number - first) * PAGE
+            page = bytes(whole[start : start + PAGE])
             if page.strip(b"\0"):
                 self.pages[number] = page
             else:
