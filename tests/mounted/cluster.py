@@ -367,6 +367,11 @@ def is_running(pid: int) -> bool:
     return state not in "ZX"
 
 
+def waits_for_answer(pid: int) -> bool:
+    """Whether a process waits in the kernel for the answer to a FUSE request."""
+    return "request_wait_answer" in Path(f"/proc/{pid}/stack").read_text()
+
+
 def cluster_in(directory: Path) -> Iterator[Cluster]:
     directory.mkdir(exist_ok=True)
     cluster = Cluster(directory)

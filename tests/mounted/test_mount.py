@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mount.control import FIRST_INO
-from tests.mounted.cluster import Cluster, Mount, wait_until
+from tests.mounted.cluster import Cluster, Mount, wait_until, waits_for_answer
 
 FAST = "quorum_heartbeat_timeout_ms=2000"
 
@@ -243,17 +243,6 @@ def test_a_clean_unmount_records_stop_and_end(cluster: Cluster):
     assert terms == [0, 1, 1, 1, 1, 1]
 
 
-def test_umount_of_a_mount_that_does_not_answer(cluster: Cluster):
-    mount = cluster.mount(cluster.volume(1, loop=False), 0, "wait=20")
-    mount.kill(signal.SIGSTOP, "mount")
-    done = mount.umount(check=False)
-    assert done.returncode == 32
-    assert "umount -f" in done.stderr
-    mount.umount("-f")
-    assert not mount.is_mounted()
-    assert mount.processes_gone()
-
-
 def _is_dead(directory: Path) -> bool:
     try:
         os.stat(directory)
@@ -324,27 +313,22 @@ def test_statfs_waits_for_a_server_and_can_be_interrupted(cluster: Cluster):
     mount = cluster.mount(cluster.volume(), 0)
     for number in (signal.SIGINT, signal.SIGKILL):
         process = cluster.start("stat", "-f", str(mount.directory))
-        wait_until(lambda process=process: _sleeps(process.pid), "the wait of stat")
+        wait_until(lambda process=process: waits_for_answer(process.pid), "the wait of stat")
         process.send_signal(number)
         process.wait(timeout=5)
     # and a mount that is forced ends the waits of others
     process = cluster.start("stat", "-f", str(mount.directory))
-    wait_until(lambda: _sleeps(process.pid), "the wait of stat")
+    wait_until(lambda: waits_for_answer(process.pid), "the wait of stat")
     mount.umount("-f")
     process.wait(timeout=5)
     assert process.returncode != 0
-
-
-def _sleeps(pid: int) -> bool:
-    """Whether a process waits in the kernel for the answer to a FUSE request."""
-    return "request_wait_answer" in Path(f"/proc/{pid}/stack").read_text()
 
 
 def test_forced_by_the_kernel_while_requests_are_in_progress(cluster: Cluster):
     volume = cluster.volume()
     mount = cluster.mount(volume, 0)
     process = cluster.start("stat", "-f", str(mount.directory))
-    wait_until(lambda: _sleeps(process.pid), "the wait of stat")
+    wait_until(lambda: waits_for_answer(process.pid), "the wait of stat")
     cluster.run("umount", "-i", "-f", "-l", str(mount.directory))
     wait_until(mount.processes_gone, "the end of the processes")
     assert len(cluster.records()) == 1, "a forced unmount leaves its record"
