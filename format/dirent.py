@@ -54,7 +54,9 @@ Dirent = Struct("ino" / Int64ul, "hash" / Int64ul, "pos" / Int64ul, "type" / Int
 """The 32 bytes in front of the name, which fills the rest of the value."""
 
 _HEADER = _struct.Struct("<QQQB7x")
-_HEADER_SIZE = _HEADER.size
+_INO_TYPE = _struct.Struct("<Q16xB")
+HEADER_SIZE = _HEADER.size
+"""Bytes in front of the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class DirEntry:
     @classmethod
     def parse(cls, value: Buffer, what: str) -> DirEntry:
         """Decode the value of an item.  Raises BlockError naming `what` if the name has not 1 to 255 bytes."""
-        name = bytes(value[_HEADER_SIZE:])
+        name = bytes(value[HEADER_SIZE:])
         if not 1 <= len(name) <= NAME_MAX:
             raise BlockError(what, "name length", len(name))
         ino, hash, pos, type = _HEADER.unpack_from(value)
@@ -82,3 +84,9 @@ class DirEntry:
             raise FormatError(f"name of {len(self.name)} bytes, 1 to {NAME_MAX} are allowed")
         fields = {"ino": self.ino, "hash": self.hash, "pos": self.pos, "type": self.type}
         return build(Dirent, fields, "directory entry") + self.name
+
+
+def entry_header(value: Buffer) -> tuple[int, int]:
+    """Return inode and type of an entry, the first `HEADER_SIZE` bytes of whose value are there."""
+    ino, type = _INO_TYPE.unpack_from(value)
+    return ino, type

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from format.block import BlockError
-from format.dirent import FIRST_POS, LAST_POS, NAME_MAX, DirEntry, DirentType
+from format.dirent import FIRST_POS, HEADER_SIZE, LAST_POS, NAME_MAX, DirEntry, DirentType, entry_header
 from format.hashes import dirent_name_hash
 from format.keys import FsType
 from format.superblock import ROOT_INO
@@ -24,6 +24,15 @@ _D_TYPES = {
     DirentType.SOCK: 12,
     DirentType.WHT: 14,
 }
+
+
+class Listed(NamedTuple):
+    """An entry of a batch: name, inode, type as in `DirectoryEntry`, and position."""
+
+    name: bytes
+    ino: int
+    type: int
+    pos: int
 
 
 class DirectoryEntry(NamedTuple):
@@ -70,13 +79,12 @@ def list_directory(items: Items, dir_ino: int, pos: int = 0) -> Iterator[Directo
     Go on with the `next_pos` of the last entry that was used.  An unlinked directory is its own parent.  Raises
     DamagedItem, and what reading items raises.
     """
+    waiting: tuple[bytes, int, int, int] | None = None
     if pos <= 0:
         yield DirectoryEntry(b".", dir_ino, DirentType.DIR, 0, 1)
     if pos <= 1:
         up = dir_ino if dir_ino == ROOT_INO else parent(items, dir_ino) or dir_ino
-        waiting = DirectoryEntry(b"..", up, DirentType.DIR, 1, FIRST_POS)
-    else:
-        waiting = None
+        waiting = (b"..", up, int(DirentType.DIR), 1)
     if pos > LAST_POS:
         return
     _, last = fs_range(dir_ino, FsType.READDIR)
@@ -84,10 +92,27 @@ def list_directory(items: Items, dir_ino: int, pos: int = 0) -> Iterator[Directo
         entry = _parsed(items, key, value)
         at = key_fields(key)[3]
         if waiting:
-            yield waiting._replace(next_pos=at)
-        waiting = DirectoryEntry(entry.name, entry.ino, entry.type, at, at + 1)
+            yield DirectoryEntry(*waiting, at)
+        waiting = (entry.name, entry.ino, entry.type, at)
     if waiting:
-        yield waiting
+        yield DirectoryEntry(*waiting, waiting[3] + 1)
+
+
+def list_batch(items: Items, dir_ino: int, pos: int, limit: int) -> list[Listed]:
+    """Return some entries at position `pos` and behind, `limit` at most, without `.` and `..`; none at the end.
+
+    Go on behind the last one.  Raises DamagedItem, and what reading items raises.
+    """
+    batch = next(items.batches(fs_key(dir_ino, FsType.READDIR, pos), fs_range(dir_ino, FsType.READDIR)[1]), None)
+    if batch is None:
+        return []
+    listed = []
+    for key, value in zip(batch.keys[:limit], batch.values[:limit]):
+        if not HEADER_SIZE < len(value) <= HEADER_SIZE + NAME_MAX:
+            damaged(items, key, f"a directory entry of {len(value)} bytes")
+        ino, type = entry_header(value)
+        listed.append(Listed(value[HEADER_SIZE:], ino, type, key_fields(key)[3]))
+    return listed
 
 
 def _parsed(items: Items, key: bytes, value: bytes) -> DirEntry:

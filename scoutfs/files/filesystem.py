@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from format.acl import ACCESS_NAME, AclEntry, parse_acl
@@ -12,11 +12,12 @@ from format.dirent import DirEntry
 from format.keys import InodeIndexType
 from format.superblock import ROOT_INO
 from format.xattr import IndxEntry, Xattr
+from scoutfs.errors import ScoutfsError
 from scoutfs.files import data, directory, indexes, links, quota, search, xattr
-from scoutfs.files.directory import DirectoryEntry
+from scoutfs.files.directory import DirectoryEntry, Listed
 from scoutfs.files.errors import DamagedItem, NoAttribute, NotADirectory, NotFound, TooManyLinks
 from scoutfs.files.indexes import FIRST_INDEXED, LAST_INDEXED, IndexedInode, Total
-from scoutfs.files.inode import BLOCK_SIZE, Inode, read_inode
+from scoutfs.files.inode import BLOCK_SIZE, Inode, read_inode, read_inodes
 from scoutfs.files.items import NUMBER_MAX
 from scoutfs.files.links import Link
 from scoutfs.files.symlink import read_target
@@ -91,6 +92,10 @@ class Filesystem:
             raise NotFound(f"there is no inode {ino}")
         return found
 
+    def inodes(self, inos: Iterable[int]) -> dict[int, Inode | ScoutfsError]:
+        """Return those of the inodes `inos` that exist, in the place of one that cannot be read the error."""
+        return read_inodes(self.forest, inos, self._fmt_vers)
+
     def entry(self, dir_ino: int, name: bytes) -> DirEntry | None:
         """Return the entry called `name` in a directory, None if there is none.  Raises NameTooLong."""
         return self.forest.run(lambda items: directory.find_entry(items, dir_ino, name))
@@ -150,6 +155,10 @@ class Filesystem:
         if not self.inode(ino).is_directory:
             raise NotADirectory(f"inode {ino} is no directory")
         return directory.list_directory(self.forest, ino, pos)
+
+    def list_batch(self, ino: int, pos: int, limit: int) -> list[Listed]:
+        """Return some entries of a directory at position `pos` and behind; see `directory.list_batch`."""
+        return directory.list_batch(self.forest, ino, pos, limit)
 
     def readlink(self, ino: int) -> bytes:
         """Return the target of a symbolic link.  Raises NotFound, WrongType."""
@@ -226,6 +235,12 @@ class Filesystem:
     ) -> Iterator[IndexedInode]:
         """Yield inodes by the seq of their last change, see `indexes.walk_inodes`."""
         return indexes.walk_inodes(self.forest, index, first, last)
+
+    def walk_inode_batches(
+        self, index: InodeIndexType, first: tuple[int, int], last: tuple[int, int]
+    ) -> Iterator[list[tuple[int, int]]]:
+        """Yield lists of (seq, ino), see `indexes.walk_inode_batches`."""
+        return indexes.walk_inode_batches(self.forest, index, first, last)
 
     def orphans(self, first: int = 0) -> Iterator[int]:
         """Yield the numbers of inodes without links that still exist, from `first` on."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from format.block import BlockError
 from format.inode import InodeFlag, inode_size
 from format.keys import FsType
-from scoutfs.files.items import Items, damaged, fs_key
+from scoutfs.errors import ScoutfsError
+from scoutfs.files.errors import DamagedItem
+from scoutfs.files.items import Items, damaged, fs_key, item_name, key_fields
 
 BLOCK_SIZE = 4096
 """Bytes of a block of file data: `st_blksize`."""
@@ -91,6 +95,37 @@ def read_inode(items: Items, ino: int, fmt_vers: int) -> Inode | None:
         damaged(items, key, error)
 
 
+def read_inodes(items: Items, inos: Iterable[int], fmt_vers: int) -> dict[int, Inode | ScoutfsError]:
+    """Return those of the inodes `inos` that exist, in the place of one that cannot be read the error.
+
+    As fast as their neighbours on the volume allow: leaves are searched once for all that they hold.
+    """
+    wanted = [fs_key(ino, FsType.INODE) for ino in sorted(set(inos))]
+    found: dict[int, Inode | ScoutfsError] = {}
+    at = 0
+    while at < len(wanted):
+        try:
+            batch = next(items.batches(wanted[at], wanted[-1]), None)
+        except ScoutfsError as error:
+            found[_ino_of(wanted[at])] = error
+            at += 1
+            continue
+        if batch is None:
+            break
+        end = bisect_right(wanted, batch.keys[-1], at)
+        for key in wanted[at:end]:
+            index = bisect_left(batch.keys, key)
+            if batch.keys[index] != key:
+                continue
+            ino = _ino_of(key)
+            try:
+                found[ino] = decode_inode(ino, batch.values[index], fmt_vers)
+            except BlockError as error:
+                found[ino] = DamagedItem(f"{item_name(items, key)}: {error}")
+        at = end
+    return found
+
+
 def decode_inode(ino: int, value: bytes, fmt_vers: int) -> Inode:
     """Decode the value of an inode's item.
 
@@ -108,3 +143,7 @@ def decode_inode(ino: int, value: bytes, fmt_vers: int) -> Inode:
     )
     (proj,) = _PROJ.unpack_from(value, _INODE.size) if size > _INODE.size else (0,)
     return Inode._make((ino, *numbers, *times, proj))
+
+
+def _ino_of(key: bytes) -> int:
+    return key_fields(key)[1]

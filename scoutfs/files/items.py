@@ -10,6 +10,7 @@ from format.block import FormatError
 from format.keys import FsType, Key, Zone
 from scoutfs.files.errors import DamagedItem
 from scoutfs.metadata.blocks import BlockReader
+from scoutfs.metadata.snapshot import Batch
 
 _KEY = struct.Struct(">BQBQQB")
 _FS = int(Zone.FS)
@@ -30,6 +31,9 @@ class Items(Protocol):
 
     def items(self, first: bytes = ..., last: bytes = ...) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) of the items from `first` to `last`, ascending."""
+
+    def batches(self, first: bytes = ..., last: bytes = ...) -> Iterator[Batch]:
+        """Yield the items from `first` to `last` in batches, none of them empty, ascending."""
 
 
 def fs_key(ino: int, type: FsType, second: int = 0, third: int = 0, fourth: int = 0) -> bytes:
