@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct as _struct
+from collections.abc import Iterable
+
 from format.checksum import Buffer, checksum
 
 LEAF_BUCKETS = 1512
@@ -15,12 +18,35 @@ _BLOOM_SHIFT = 19
 _FINGERPRINT_BITS = 32
 
 
+_BASIS_32 = 0x811C9DC5
+_PRIME_32 = 0x01000193
+_MASK_32 = 0xFFFFFFFF
+
+
 def hash32(data: Buffer) -> int:
     """Return the 32-bit FNV-1a hash of `data`."""
-    value = 0x811C9DC5
+    value = _BASIS_32
     for byte in data:
-        value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
+        value = ((value ^ byte) * _PRIME_32) & _MASK_32
     return value
+
+
+def hash32_of_columns(columns: Iterable[bytes], count: int) -> tuple[int, ...]:
+    """Return the `hash32` of `count` strings of equal length at once; byte i of `columns[n]` is byte n of string i."""
+    # All strings are hashed side by side in one large integer of 64-bit lanes; no product of 32 bits by 32 overflows
+    # its lane.  Multiplications are put off over bytes that are zero in all strings.
+    mask = int.from_bytes(_MASK_32.to_bytes(8, "little") * count, "little")
+    value = int.from_bytes(_BASIS_32.to_bytes(8, "little") * count, "little")
+    lanes = bytearray(8 * count)
+    factor = 1
+    for column in columns:
+        if column.strip(b"\0"):
+            lanes[::8] = column
+            value = (value * factor & mask) ^ int.from_bytes(lanes, "little")
+            factor = 1
+        factor = factor * _PRIME_32 & _MASK_32
+    hashes = (value * factor & mask).to_bytes(8 * count, "little")
+    return _struct.unpack(f"<{count}Q", hashes)
 
 
 def hash64(data: Buffer) -> int:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from format.block import LARGE_BLOCK_SIZE, NO_REF, Magic, Ref, seal
+from format.btree_build import build_leaf, build_parent
 from format.hashes import bloom_bits
 from format.keys import Key, Zone
 from format.logs import LogTrees
 from scoutfs.metadata.blocks import BlockReader
 from scoutfs.metadata.btree import NO_ROOT, Root
 from scoutfs.metadata.lock_ranges import lock_of
-from tests.format.blocks import Given, btree_block
+from tests.format.blocks import Given
 
 FSID = 0x5C0FF5
 
@@ -49,10 +50,15 @@ class Blocks:
 
     def add_btree(self, level: int, items: Iterable[Given]) -> Ref:
         """Put a btree block somewhere; return what refers to it."""
-        ref = self._next()
-        self.contents[ref.blkno] = seal(
-            btree_block(level, items, fsid=FSID, blkno=ref.blkno, seq=ref.seq), LARGE_BLOCK_SIZE
-        )
+        ref, items = self._next(), list(items)
+        keys = [item.key.sort_bytes for item in items]
+        if level:
+            children = [Ref(*struct.unpack("<QQ", item.value)) for item in items]
+            data = build_parent(FSID, ref, level, keys, children)
+        else:
+            columns = ([item.seq for item in items], [item.flags for item in items], [item.value for item in items])
+            data = build_leaf(FSID, ref, keys, *columns)
+        self.contents[ref.blkno] = data
         return ref
 
     def add_tree(self, items: Sequence[Given], *, leaf: int = 64, fanout: int = 8, height: int = 1) -> Root:
