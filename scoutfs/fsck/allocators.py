@@ -88,7 +88,7 @@ class FreeSpace:
         self._metadata.claim(extent.start, extent.length, name)
 
     def _check_flags(self, parsed: Any, name: str) -> None:
-        if parsed.flags & ~AllocFlag.LOW:
+        if parsed.flags & ~int(AllocFlag.LOW):
             self._report.add(Kind.ALLOC_FLAGS, name, flags=parsed.flags)
 
     def _tree(self, root: Any, name: str, first: int, end: int, claim: Any) -> None:

@@ -216,7 +216,7 @@ class InodeItems:
         counts[2] += type_ == DirentType.DIR
 
     def _check_fields(self, inode: Inode) -> None:
-        known = InodeFlag.TRUNCATE | (InodeFlag.RETENTION if self._fmt_vers >= 2 else 0)
+        known = int(InodeFlag.TRUNCATE) | (int(InodeFlag.RETENTION) if self._fmt_vers >= 2 else 0)
         impossible: list[tuple[str, object]] = []
         try:
             DirentType.from_mode(inode.mode)

@@ -16,7 +16,7 @@ def check_rule(item: Item, report: Report) -> None:
     problem = None
     if item.key.second != hash64(item.value):
         problem = f"its hash is {hash64(item.value):016x}"
-    elif rule.op > max(QuotaOp) or rule.rule_flags & ~QuotaRuleFlag.TOTL_COUNT:
+    elif rule.op > max(QuotaOp) or rule.rule_flags & ~int(QuotaRuleFlag.TOTL_COUNT):
         problem = f"operation {rule.op} or flags {rule.rule_flags:#x} are unknown"
     elif max(rule.name_source) > max(QuotaSource) or max(rule.name_flags) > QuotaNameFlag.SELECT:
         problem = "a source or a flag of its names is unknown"

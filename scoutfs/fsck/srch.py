@@ -120,9 +120,7 @@ class SearchFiles:
                 waiting += [(child, level - 1) for child in read_parent(data, "").values()]
 
     def _compaction(self, key: Key, parsed: Any) -> Any:
-        known = 0
-        for flag in SrchCompactFlag:
-            known |= flag
+        known = sum(SrchCompactFlag)
         if parsed.nr > COMPACT_FILES or parsed.flags & ~known:
             self._wrong_item(key, f"{parsed.nr} input files, flags {parsed.flags:#x}")
         elif parsed.id != (key.second if key.type == SrchType.PENDING else key.third):
