@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench install uninstall clean
+.PHONY: help setup demo test fuzz lint format bench install uninstall clean
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -28,6 +28,9 @@ demo: $(ready) ## Mount a cluster of three on one loop device, kill its leader, 
 
 test: $(ready) ## Run all tests (as root for those with real mounts); ARGS="-k quorum" picks some
 	@$(bin)/pytest $(ARGS)
+
+fuzz: $(ready) ## Read recorded volumes with 200000 blocks changed at random; SCOUTFS_FUZZ_SEED=2 changes others
+	@SCOUTFS_FUZZ=$${SCOUTFS_FUZZ:-50000} $(bin)/pytest -o faulthandler_timeout=0 tests/files/test_mutations.py $(ARGS)
 
 lint: $(ready) ## Check style and types
 	@$(bin)/ruff check $(sources)

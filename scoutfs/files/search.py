@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from format.block import BlockError, Magic, Ref
+from format.block import LARGE_BLOCK_SIZE, BlockError, Magic, Ref
 from format.hashes import hash64
 from format.keys import Key, SrchType, Zone
 from format.srch import PARENT_REFS, Entry, SrchBlock, SrchFile, read_entries, read_parent
@@ -22,6 +22,7 @@ MEMBERS_MAX = 1_000_000
 _HEIGHT_MAX = 7
 """Levels of parents that 2^64 blocks can need, and the blocks themselves."""
 _HEAD_SIZE = 112
+_PARENT = "srch parent block"
 _FILE_SIZE = SrchFile.sizeof()
 _FIRST_FILE = Key(Zone.SRCH, 0, SrchType.LOG).sort_bytes
 _LAST_FILE = Key(Zone.SRCH, 0, SrchType.BLOCKS, NUMBER_MAX, NUMBER_MAX, 255).sort_bytes
@@ -97,12 +98,14 @@ class _File:
         parsed = SrchFile.parse(value)
         self._ref, self._height, self._count = Ref(parsed.ref.blkno, parsed.ref.seq), parsed.height, parsed.blocks
         self._first, self._last = _entry(parsed.first), _entry(parsed.last)
+        self._parents: dict[int, tuple[Ref, dict[int, Ref]]] = {}
 
     def entries(self, first: Entry, last: Entry, sorted_entries: bool) -> Iterator[Entry]:
         """Yield at least the entries from `first` to `last`."""
         if not self._ref.blkno or last < self._first or first > self._last:
             return
-        if not 0 < self._height <= _HEIGHT_MAX or self._count > PARENT_REFS ** (self._height - 1):
+        most = min(PARENT_REFS ** (self._height - 1), self._blocks.device.size // LARGE_BLOCK_SIZE)
+        if not 0 < self._height <= _HEIGHT_MAX or self._count > most:
             text = f"a search file of height {self._height} with {self._count} blocks"
             raise DamagedBlock(f"{self._blocks.name(self._ref, 'srch block')}: {text}")
         for number in range(self._first_block(first) if sorted_entries else 0, self._count):
@@ -132,13 +135,23 @@ class _File:
     def _block(self, number: int) -> tuple[Ref, bytes]:
         ref = self._ref
         for level in range(self._height - 1, 0, -1):
-            data = self._blocks.read(ref, Magic.SRCH_PARENT, "srch parent block")
             index = number // PARENT_REFS ** (level - 1) % PARENT_REFS
-            child = read_parent(data, "srch parent block").get(index)
+            child = self._children(ref, level).get(index)
             if child is None:
-                raise DamagedBlock(f"{self._blocks.name(ref, 'srch parent block')}: no block {index}")
+                raise DamagedBlock(f"{self._blocks.name(ref, _PARENT)}: there is no block {index} below it")
             ref = child
         return ref, self._blocks.read(ref, Magic.SRCH_BLOCK, "srch block")
+
+    def _children(self, ref: Ref, level: int) -> dict[int, Ref]:
+        """Return what is below a parent; of each level the parent used last is kept."""
+        known, children = self._parents.get(level, (None, {}))
+        if known != ref:
+            what = self._blocks.name(ref, _PARENT)
+            children = read_parent(self._blocks.read(ref, Magic.SRCH_PARENT, _PARENT), what)
+            if len(set(children.values())) != len(children):
+                raise DamagedBlock(f"{what}: refers to a block twice")
+            self._parents[level] = ref, children
+        return children
 
 
 def _entry(parsed: Any) -> Entry:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from format.block import LARGE_BLOCK_SIZE, BlockError, Magic, Ref, verify_block
@@ -43,6 +44,10 @@ class DamagedBlock(ScoutfsError):
         super().__init__(text, errno.EIO)
 
 
+class NotCached(Exception):  # noqa: N818 - no error, nothing is wrong
+    """A block would have to be read from the device, and that is not wanted now; see `BlockReader.only_cached`."""
+
+
 class _Cached(NamedTuple):
     seq: int
     magic: Magic
@@ -67,6 +72,7 @@ class BlockReader:
         self.device_reads = 0
         """Blocks read from the device so far."""
         self._cache: OrderedDict[int, _Cached] = OrderedDict()
+        self._may_read = True
 
     def name(self, ref: Ref, kind: str = "btree block") -> str:
         """Return how texts name the block: by device, kind and number."""
@@ -99,10 +105,25 @@ class BlockReader:
             raise DamagedBlock(f"{self.name(ref)}: level is {found}, expected {level}")
         return block
 
+    @contextmanager
+    def only_cached(self) -> Iterator[None]:
+        """Never block for the time of a `with`: what is not in the cache raises NotCached."""
+        self._may_read = False
+        try:
+            yield
+        finally:
+            self._may_read = True
+
     def forget(self) -> None:
         """Empty the cache."""
         self._cache.clear()
         self.used_bytes = 0
+
+    def drop(self, blkno: int) -> None:
+        """Read the block from the device when it is wanted again: somebody is known to have written it."""
+        cached = self._cache.pop(blkno, None)
+        if cached is not None:
+            self.used_bytes -= cached.cost
 
     def _cached(self, ref: Ref, magic: Magic, kind: str, decode: Callable[[bytes], tuple[_T, int]]) -> _T:
         cached = self._cache.get(ref.blkno)
@@ -110,19 +131,18 @@ class BlockReader:
             if cached.seq == ref.seq and cached.magic == magic:
                 self._cache.move_to_end(ref.blkno)
                 return cached.content
-            self._drop(ref.blkno)
+            self.drop(ref.blkno)
         content, cost = decode(self._verified(ref, magic, kind))
         self._cache[ref.blkno] = _Cached(ref.seq, magic, content, cost)
         self.used_bytes += cost
         while self.used_bytes > self.cache_bytes and len(self._cache) > 1:
-            self._drop(next(iter(self._cache)))
+            self.drop(next(iter(self._cache)))
         return content
-
-    def _drop(self, blkno: int) -> None:
-        self.used_bytes -= self._cache.pop(blkno).cost
 
     def _verified(self, ref: Ref, magic: Magic, kind: str) -> bytes:
         """Read the block; what is being replaced may be half old and half new, so once more if it is not right."""
+        if not self._may_read:
+            raise NotCached
         what = self.name(ref, kind)
         if not 0 < ref.blkno < self.device.size // LARGE_BLOCK_SIZE:
             raise StaleBlockError(f"{what}: blkno is beyond the end of the device")
