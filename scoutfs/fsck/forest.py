@@ -23,6 +23,7 @@ from scoutfs.metadata.lock_ranges import LockRange, lock_of
 _DIRENT_SIZE = 32
 _PART_MAX = 896
 _MASK = 2**64 - 1
+_DELETION = int(ItemFlag.DELETION)
 _V2_ZONES = (Zone.QUOTA, Zone.XATTR_INDX)
 
 
@@ -69,8 +70,8 @@ def check_items(
             take_total(versions[0].item.key, _sum(versions, trees, merge_seq))
             continue
         # Of equal versions the first one counts, and max() returns that.
-        winner = max(versions, key=lambda version: version.item.seq).item
-        if not winner.flags & ItemFlag.DELETION:
+        winner = (versions[0] if len(versions) == 1 else max(versions, key=lambda version: version.item.seq)).item
+        if not winner.flags & _DELETION:
             take(winner)
 
 
@@ -134,15 +135,19 @@ def _problems(fmt_vers: int) -> Callable[[Item], str | None]:
         (Zone.FS, FsType.SYMLINK): (1, _PART_MAX),
         (Zone.FS, FsType.DATA_EXTENT): (16, 16),
     }
-    types = {kind: sizes for kind, sizes in types.items() if fmt_vers >= 2 or kind[0] not in _V2_ZONES}
+    types = {
+        (int(zone), int(kind)): sizes for (zone, kind), sizes in types.items() if fmt_vers >= 2 or zone not in _V2_ZONES
+    }
+    inode = (int(Zone.FS), int(FsType.INODE))
 
     def problem_of(item: Item) -> str | None:
-        sizes = types.get((item.key.zone, item.key.type))
+        kind = (item.key.zone, item.key.type)
+        sizes = types.get(kind)
         if sizes is None:
             return FOREIGN
         size = len(item.value)
-        if item.flags & ItemFlag.DELETION or sizes[0] <= size <= sizes[1]:
-            if size not in (0, *sizes) and item.key.zone == Zone.FS and item.key.type == FsType.INODE:
+        if item.flags & _DELETION or sizes[0] <= size <= sizes[1]:
+            if kind == inode and size not in (0, *sizes):
                 return f"{size} bytes, expected {sizes[0]} or {sizes[1]}"
             return None
         expected = f"{sizes[0]}" if sizes[0] == sizes[1] else f"{sizes[0]} to {sizes[1]}"

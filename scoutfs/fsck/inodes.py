@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from format.block import DATA_START_BLKNO, BlockError, FormatError
 from format.btree import Item
@@ -33,14 +35,16 @@ _LEGAL_FLAGS = {
     False: (ExtentFlag.OFFLINE,),
 }
 """Flags of extents with and without blocks (spec 06 §5.1)."""
-_ITEM_WORDS = {
-    FsType.XATTR: "attributes",
-    FsType.DIRENT: "entries",
-    FsType.READDIR: "entries",
-    FsType.LINK_BACKREF: "links",
-    FsType.SYMLINK: "a target",
-    FsType.DATA_EXTENT: "extents",
-}
+_ITEM_WORDS: Mapping[int, str] = MappingProxyType(
+    {
+        FsType.XATTR: "attributes",
+        FsType.DIRENT: "entries",
+        FsType.READDIR: "entries",
+        FsType.LINK_BACKREF: "links",
+        FsType.SYMLINK: "a target",
+        FsType.DATA_EXTENT: "extents",
+    }
+)
 
 
 class InodeItems:
@@ -57,7 +61,7 @@ class InodeItems:
         self._report, self._links, self._space = report, links, space
         self._data_total, self._fmt_vers = data_total, fmt_vers
         self._inode: Inode | None = None
-        self._seen: dict[FsType, None] = {}
+        self._seen: dict[int, None] = {}
         self._attributes: Attributes | None = None
         self._hash, self._names = -1, set[bytes]()
         # Number, length of names, and directories among the entries by name and by position.
@@ -67,7 +71,7 @@ class InodeItems:
         self._symlink_gap = False
         self._extent: Extent | None = None
         self._blocks = {"online_blocks": 0, "offline_blocks": 0}
-        self._take = {
+        self._take: dict[int, Callable[[Key, bytes], None]] = {
             FsType.INODE: self._take_inode,
             FsType.XATTR: self._take_xattr,
             FsType.DIRENT: self._take_dirent,
@@ -79,7 +83,7 @@ class InodeItems:
 
     def take(self, item: Item) -> None:
         """Take the next item."""
-        type_ = FsType(item.key.type)
+        type_ = item.key.type
         self._seen[type_] = None
         self._take[type_](item.key, item.value)
 

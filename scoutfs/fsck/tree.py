@@ -33,6 +33,7 @@ _KINDS: Mapping[str, Kind] = MappingProxyType(
         "ref": Kind.TREE_ITEMS,
     }
 )
+_DELETION = int(ItemFlag.DELETION)
 _MADE_BY_MKFS_MAX = 2
 """Items in a leaf of mkfs, whose heights are wrong (spec 04 §16.2)."""
 
@@ -129,7 +130,7 @@ class Walker:
         return children
 
     def _is_right(self, item: Item, blkno: int, tree: Tree) -> bool:
-        if item.flags & ItemFlag.DELETION:
+        if item.flags & _DELETION:
             if not tree.deletions:
                 self._report.add(Kind.TREE_DELETION, tree.name, key=key_words(item.key))
                 return False

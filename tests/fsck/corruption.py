@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from format.block import seal
 from format.btree import read_items
-from format.keys import FsType, Key, Zone
+from format.dirent import DirentType
+from format.keys import FsType, InodeIndexType, Key, Zone
 from format.logs import LogTrees
 from format.superblock import SuperBlock, SuperBlockStruct
 from scoutfs.fsck.check import Outcome, check_volume
@@ -159,9 +161,17 @@ class Corruption:
         return path
 
 
+SMALL = "rich-v2-merged, smaller"
+"""The volume without most of the empty files in its one large directory."""
+
+
 @functools.cache
 def _images(name: str) -> tuple[Image, Image]:
     """The metadata device, and a data device without contents, at which no check looks."""
+    if name == SMALL:
+        shrunk = Corruption("rich-v2-merged")
+        _shrink(shrunk)
+        return shrunk.meta, shrunk.data
     meta = kernel_images.load(name, "meta")
     parsed = SuperBlockStruct.parse(meta.read(SUPER, 4096))
     data = Image(parsed.total_data_blocks * 4096)
@@ -183,3 +193,33 @@ def _items(name: str, blkno: int, height: int) -> dict[Key, Stored]:
             continue
         found.update((item.key, Stored(blkno, item.value, item.seq, item.flags)) for item in items)
     return found
+
+
+def _shrink(c: Corruption) -> None:
+    """Delete the files in the largest directory that have nothing but an inode and one name."""
+    items = c.items()
+    numbers = Counter(key.first for key in items if key.zone == Zone.FS)
+    entries = [key for key in items if key.zone == Zone.FS and key.type == FsType.DIRENT]
+    largest = Counter(key.first for key in entries).most_common(1)[0][0]
+    doomed: set[Key] = set()
+    size = 0
+    for key in entries:
+        ino, _, pos = struct.unpack_from("<QQQ", items[key].value)
+        if key.first != largest or numbers[ino] != 2 or items[key].value[24] != DirentType.REG:
+            continue
+        meta_seq, data_seq = struct.unpack_from("<8xQQ", items[Key(Zone.FS, ino, FsType.INODE)].value)
+        doomed |= {
+            key,
+            Key(Zone.FS, largest, FsType.READDIR, pos),
+            Key(Zone.FS, ino, FsType.LINK_BACKREF, largest, pos),
+            Key(Zone.FS, ino, FsType.INODE),
+            Key(Zone.INODE_INDEX, 0, InodeIndexType.META_SEQ, meta_seq, ino),
+            Key(Zone.INODE_INDEX, 0, InodeIndexType.DATA_SEQ, data_seq, ino),
+        }
+        size += len(items[key].value) - 32
+    for blkno in dict.fromkeys(items[key].blkno for key in doomed):
+        c.rewrite(blkno, lambda given: [given.pop(key) for key in list(given) if key in doomed])
+    inode = Key(Zone.FS, largest, FsType.INODE)
+    old = struct.unpack_from("<Q", items[inode].value)[0]
+    c.field(inode, 0, "Q", old - size)
+    c.change_super(lambda parsed: parsed.update({"inode_count": parsed.inode_count - len(doomed) // 6}))

@@ -20,9 +20,9 @@ from format.keys import FsType, Key, SrchType, Zone
 from format.logs import LogMergeRange, LogMergeStatus
 from format.srch import SrchFile, encode_entry, read_entries
 from tests.format.blocks import Given, btree_block
-from tests.fsck.corruption import LARGE, QUORUM, SUPER, Corruption
+from tests.fsck.corruption import LARGE, QUORUM, SMALL, SUPER, Corruption
 
-RICH, CRASHED = "rich-v2-merged", "crash1-D_merge"
+RICH, CRASHED = SMALL, "crash1-D_merge"
 
 SIZE, META_SEQ, ONLINE, OFFLINE, NEXT_POS, NEXT_XATTR, NLINK, MODE, FLAGS = 0, 8, 32, 40, 48, 56, 72, 84, 92
 """Where fields are in an inode."""

@@ -6,13 +6,11 @@ import pytest
 
 from scoutfs.fsck.kinds import Kind, Severity
 from tests import kernel_images
-from tests.fsck.corruption import Corruption
+from tests.fsck.corruption import SMALL, Corruption
 from tests.fsck.damage import DAMAGE
 
-_BASIS: dict[str, frozenset[str]] = {}
 
-
-@pytest.mark.parametrize("name", [*kernel_images.KEPT, *kernel_images.OTHERS])
+@pytest.mark.parametrize("name", [*kernel_images.KEPT, *kernel_images.OTHERS, SMALL])
 def test_a_volume_of_the_kernel_is_clean(name):
     report = Corruption(name).check().report
     assert [finding.text for finding in report.findings() if finding.kind.severity is Severity.ERROR] == []
