@@ -233,9 +233,9 @@ class Cluster:
     def slot_addresses(self, count: int) -> dict[int, str]:
         return {slot: f"{self._network}.{slot + 1},{self._port + slot}" for slot in range(count)}
 
-    def volume(self, slots: int = 3, *, loop: bool = True, devices: int = 1) -> Volume:
-        """Make a volume with that many quorum slots, on one sparse device of 160 GiB or on two."""
-        addresses = self.slot_addresses(slots)
+    def volume(self, slots: int | dict[int, str] = 3, *, loop: bool = True, devices: int = 1) -> Volume:
+        """Make a volume with that many quorum slots, or these, on one sparse device of 160 GiB or on two."""
+        addresses = self.slot_addresses(slots) if isinstance(slots, int) else slots
         images = [self.image(f"v{nr}.img", 160 << 30) for nr in range(devices)]
         paths = [self.loop(image) if loop else str(image) for image in images]
         config = [word for slot, address in addresses.items() for word in ("-Q", f"{slot},{address}")]
@@ -370,6 +370,13 @@ def is_running(pid: int) -> bool:
 def waits_for_answer(pid: int) -> bool:
     """Whether a process waits in the kernel for the answer to a FUSE request."""
     return "request_wait_answer" in Path(f"/proc/{pid}/stack").read_text()
+
+
+def await_heartbeats(mount: Mount, name: str, count: int) -> None:
+    """Wait until a mount has sent or received that many more; one goes out each 0.1 s."""
+    counter = f"counters/quorum_{name}_heartbeat"
+    before = int(mount.read(counter))
+    wait_until(lambda: int(mount.read(counter)) >= before + count, f"{count} heartbeats")
 
 
 def cluster_in(directory: Path) -> Iterator[Cluster]:

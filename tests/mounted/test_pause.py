@@ -10,7 +10,16 @@ from functools import partial
 
 from format.quorum import Event
 from scoutfs.paths import mount_name
-from tests.mounted.cluster import Cluster, Mount, Volume, at_once, wait_until, waits_for_answer, within
+from tests.mounted.cluster import (
+    Cluster,
+    Mount,
+    Volume,
+    at_once,
+    await_heartbeats,
+    wait_until,
+    waits_for_answer,
+    within,
+)
 from tests.mounted.fence_daemon import FenceDaemon
 
 FAST = "quorum_heartbeat_timeout_ms=2000"
@@ -23,13 +32,6 @@ def started(cluster: Cluster, *options: str) -> tuple[Volume, list[Mount], Mount
     leader = cluster.await_leader(members)
     cluster.await_usable(members)
     return volume, members, leader
-
-
-def await_heartbeats(mount: Mount, name: str, count: int) -> None:
-    """Wait until a mount has sent or received that many more; one goes out each 0.1 s."""
-    counter = f"counters/quorum_{name}_heartbeat"
-    before = int(mount.read(counter))
-    wait_until(lambda: int(mount.read(counter)) >= before + count, f"{count} heartbeats")
 
 
 def answers(mount: Mount) -> bool:
