@@ -197,6 +197,10 @@ def _remount(line: CommandLine, options: MountOptions) -> int:
             running = parse_options(file.read().removesuffix("\n"))
     except OSError as error:
         raise ScoutfsError(f"{path}: {error.strerror}") from error
+    if options.norecovery and not running.norecovery:
+        raise OptionError("norecovery cannot be changed by a remount: unmount first")
+    if running.norecovery and not options.read_only:
+        raise OptionError(f"{directory} is mounted with norecovery, which is possible read-only only: unmount first")
     for name, value in options.numbers.items():
         given = f"{name}=" in line.options
         if given and value != running.numbers[name] and not _is_hidden(name):

@@ -1,7 +1,4 @@
-"""What the kernel asks of the filesystem: the root directory, `.scoutfs` in it, and statfs.
-
-At this stage a mount shows its root and nothing of what the volume holds below it.
-"""
+"""What the kernel asks of the filesystem, told apart: control files from files of the volume, errors from answers."""
 
 from __future__ import annotations
 
@@ -12,45 +9,38 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, TypeAlias
 
 import pyfuse3
 
+from format.checksum import Buffer
+from format.superblock import ROOT_INO
 from mount import control
+from mount.attributes import Statfs, statvfs_of
+from mount.controlled import ControlDirectory, ControlFile, ControlHandlers
+from mount.files import FileHandlers, OpenDirectory
 from mount.interrupts import has_pending_signal, interruptible
-from mount.root import RootAttributes
+from mount.open_file import OpenFile
+from mount.reading import RootsSource, VolumeReader
 from scoutfs.errors import ScoutfsError
-
-ROOT_INO = 1
-BLOCK_SIZE = 4096
-NAME_MAX = 255
+from scoutfs.files.errors import FileError
+from scoutfs.storage.volume import Volume
 
 Log = Callable[[int, str], None]
 Handler = Callable[..., Awaitable[Any]]
+Opened: TypeAlias = ControlFile | ControlDirectory | OpenFile | OpenDirectory
 
-
-class Statfs(Protocol):
-    """What the server tells of the space of the volume (spec 03 §5.4)."""
-
-    @property
-    def free_meta_blocks(self) -> int: ...
-    @property
-    def total_meta_blocks(self) -> int: ...
-    @property
-    def free_data_blocks(self) -> int: ...
-    @property
-    def total_data_blocks(self) -> int: ...
-    @property
-    def inode_count(self) -> int: ...
+TEXTS_MAX = 200
+"""Texts of damage that are logged; what comes after them is only counted."""
 
 
 class Requests:
-    """What became of requests: the exceptions that handlers did not expect."""
+    """What became of requests: damage of the volume, and exceptions that handlers did not expect."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._unexpected: Counter[str] = Counter()
+        self._damage: Counter[str] = Counter()
 
     def unexpected(self, request: str, error: Exception) -> None:
         """Count an exception, and log it with its request; the same one only the first time."""
@@ -60,9 +50,18 @@ class Requests:
         if self._unexpected[name] == 1:
             self._log(logging.ERROR, f"{request} failed with an internal error: {error!r}{where}")
 
+    def damaged(self, request: str, error: ScoutfsError) -> None:
+        """Count what could not be read, and log it with the request; the same only the first time."""
+        text = str(error) if str(error) in self._damage or len(self._damage) < TEXTS_MAX else "more"
+        self._damage[text] += 1
+        if self._damage[text] == 1:
+            self._log(logging.ERROR, f"{request} failed: {error}")
+
     def errors_text(self) -> str:
-        """Return a line for each kind of unexpected exception: request, exception, place, how often."""
-        return "".join(f"{name} {count}\n" for name, count in sorted(self._unexpected.items()))
+        """Return a line for each kind of unexpected exception: request, exception, place, how often; and for each
+        damage: what it is, how often."""
+        lines = [*sorted(self._unexpected.items()), *((f"damage: {text}:", n) for text, n in self._damage.items())]
+        return "".join(f"{name} {count}\n" for name, count in lines)
 
 
 def _guard(name: str, handler: Handler) -> Handler:
@@ -74,11 +73,14 @@ def _guard(name: str, handler: Handler) -> Handler:
             return await handler(self, *arguments)
         except pyfuse3.FUSEError:
             raise
-        except (OSError, ScoutfsError) as error:
+        except OSError as error:
+            raise pyfuse3.FUSEError(error.errno or errno.EIO) from error
+        except ScoutfsError as error:
+            if error.errno == errno.EIO and not isinstance(error, FileError):
+                self.requests.damaged(_shown(name, arguments), error)
             raise pyfuse3.FUSEError(error.errno or errno.EIO) from error
         except Exception as error:
-            shown = ", ".join(repr(argument) for argument in arguments if isinstance(argument, int | bytes))
-            self.requests.unexpected(f"{name}({shown})", error)
+            self.requests.unexpected(_shown(name, arguments), error)
             raise pyfuse3.FUSEError(errno.EIO) from error
 
     return guarded
@@ -91,80 +93,71 @@ def _guarded(cls: type[Operations]) -> type[Operations]:
     return cls
 
 
-@dataclass(slots=True)
-class _OpenFile:
-    node: control.File
-    contents: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    entries: list[tuple[bytes, int, pyfuse3.EntryAttributes]]
-
-
 @_guarded
 class Operations(pyfuse3.Operations):  # type: ignore[misc]
-    """The handlers.  `statfs` asks the server, and may wait for one; nothing else here waits.
+    """The handlers.
 
-    `owner` is (uid, gid) of everything below `.scoutfs`.  `connection_lost` tells requests that wait whether the kernel
-    has ended the connection.
+    `statfs` tells what is free, and may wait for a server, as requests for files may; those for control files never
+    wait.  `owner` is (uid, gid) of everything below `.scoutfs`, `time` (ns) when that was last changed.  `acl`: access
+    control lists count.  `connection_lost` tells requests that wait whether the kernel has ended the connection.
     """
 
     supports_dot_lookup = True
 
     def __init__(
         self,
-        root: RootAttributes,
+        volume: Volume,
+        source: RootsSource,
         tree: control.ControlTree,
         statfs: Callable[[], Awaitable[Statfs]],
         log: Log,
         *,
+        acl: bool = True,
         owner: tuple[int, int] = (0, 0),
+        time: int = 0,
         connection_lost: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
+        # the kernel then asks for the lists, and goes by them
+        self.enable_acl = acl
         self.requests = Requests(log)
-        self._root, self._tree, self._statfs, self._log = root, tree, statfs, log
-        self._owner, self._connection_lost = owner, connection_lost
-        self._open: dict[int, _OpenFile | _Listing] = {}
+        self._statfs, self._log, self._connection_lost = statfs, log, connection_lost
+        self._control = ControlHandlers(tree, owner, time)
+        self._files = FileHandlers(
+            VolumeReader(volume, source, log, self._give_up), log, self.requests.damaged, acl=acl
+        )
+        self._open: dict[int, Opened] = {}
         self._next_handle = 1
         self._told_read_only = False
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any = None) -> pyfuse3.EntryAttributes:
         if parent_inode >= control.FIRST_INO:
-            return self._lookup_control(parent_inode, name)
-        self._check_root(parent_inode)
-        if name in (b".", b".."):
-            return self._root_entry()
-        if name == control.NAME:
-            self._tree.remember(control.FIRST_INO)
-            return self._control_entry(control.FIRST_INO)
-        raise pyfuse3.FUSEError(errno.ENOENT)
+            return self._control.lookup(parent_inode, name)
+        if name == control.NAME and parent_inode == ROOT_INO:
+            return self._control.root()
+        return await self._files.lookup(parent_inode, name, ctx.pid)
 
     async def forget(self, inode_list: list[tuple[int, int]]) -> None:
         for inode, count in inode_list:
             if inode >= control.FIRST_INO:
-                self._tree.forget(inode, count)
+                self._control.forget(inode, count)
+            else:
+                self._files.forget(inode)
 
     async def getattr(self, inode: int, ctx: Any = None) -> pyfuse3.EntryAttributes:
         if inode >= control.FIRST_INO:
-            return self._control_entry(inode)
-        self._check_root(inode)
-        return self._root_entry()
+            return self._control.getattr(inode)
+        return await self._files.getattr(inode, ctx.pid)
 
     async def setattr(self, inode: int, attr: Any, fields: Any, fh: int | None, ctx: Any) -> pyfuse3.EntryAttributes:
         if inode < control.FIRST_INO:
             self._refuse_change()
-        node = self._tree.node(inode)
-        if fields.update_mode or fields.update_uid or fields.update_gid:
-            raise pyfuse3.FUSEError(errno.EPERM)
-        # what a shell does before it writes to a file: cutting it to nothing means nothing here
-        if fields.update_size and (isinstance(node, control.Directory) or node.write is None):
-            raise pyfuse3.FUSEError(errno.EACCES)
-        return self._control_entry(inode)
+        return self._control.setattr(inode, fields)
 
     async def readlink(self, inode: int, ctx: Any) -> bytes:
-        raise pyfuse3.FUSEError(errno.EINVAL)
+        if inode >= control.FIRST_INO:
+            raise pyfuse3.FUSEError(errno.EINVAL)
+        return await self._files.readlink(inode, ctx.pid)
 
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Any) -> NoReturn:
         self._refuse_entry(parent_inode)
@@ -193,29 +186,25 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self._refuse_entry(parent_inode)
 
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
-        node = self._tree.node(inode) if inode >= control.FIRST_INO else None
-        if not isinstance(node, control.File):
-            raise pyfuse3.FUSEError(errno.EISDIR)
-        # root may open what its mode does not allow, so the mode alone does not protect files without a writer
-        if flags & os.O_ACCMODE != os.O_RDONLY and node.write is None:
-            raise pyfuse3.FUSEError(errno.EACCES)
-        return pyfuse3.FileInfo(fh=self._handle(_OpenFile(node)), direct_io=True)
+        if inode >= control.FIRST_INO:
+            return pyfuse3.FileInfo(fh=self._handle(self._control.open(inode, flags)), direct_io=True)
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            self._refuse_change()
+        file, info = await self._files.open(inode, ctx.pid)
+        info.fh = self._handle(file)
+        return info
 
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        file = self._file(fh)
-        # made afresh for each reading from the start, and then not torn by changes under way
-        if off == 0 or file.contents is None:
-            file.contents = file.node.read()
-        return file.contents[off : off + size]
+    async def read(self, fh: int, off: int, size: int) -> Buffer:
+        file = self._open[fh]
+        if not isinstance(file, ControlFile | OpenFile):
+            raise pyfuse3.FUSEError(errno.EISDIR)
+        return await file.read(off, size)
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        file = self._file(fh)
-        if file.node.write is None:
-            raise pyfuse3.FUSEError(errno.EACCES)
-        if len(buf) > control.WRITE_MAX:
-            raise pyfuse3.FUSEError(errno.EINVAL)
-        file.node.write(bytes(buf))
-        return len(buf)
+        file = self._open[fh]
+        if not isinstance(file, ControlFile):
+            raise pyfuse3.FUSEError(errno.EBADF)
+        return file.write(bytes(buf))
 
     async def flush(self, fh: int) -> None:
         return
@@ -228,20 +217,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     async def opendir(self, inode: int, ctx: Any) -> int:
         if inode >= control.FIRST_INO:
-            return self._handle(_Listing(self._list_control(inode)))
-        self._check_root(inode)
-        root = self._root_entry()
-        return self._handle(_Listing([(b".", ROOT_INO, root), (b"..", ROOT_INO, root)]))
+            return self._handle(self._control.opendir(inode))
+        return self._handle(await self._files.opendir(inode, ctx.pid))
 
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
-        listing = self._open[fh]
-        if not isinstance(listing, _Listing):
+        directory = self._open[fh]
+        if not isinstance(directory, ControlDirectory | OpenDirectory):
             raise pyfuse3.FUSEError(errno.ENOTDIR)
-        for next_id, (name, inode, entry) in enumerate(listing.entries[start_id:], start_id + 1):
-            if not pyfuse3.readdir_reply(token, name, entry, next_id):
-                break
-            if name not in (b".", b".."):
-                self._tree.remember(inode)
+        await directory.readdir(start_id, token)
 
     async def releasedir(self, fh: int) -> None:
         self._open.pop(fh, None)
@@ -250,78 +233,36 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         return
 
     async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
-        return _statvfs(await interruptible(ctx.pid, self._statfs, self._give_up))
+        return statvfs_of(await interruptible(ctx.pid, self._statfs, self._give_up))
 
     async def access(self, inode: int, mode: int, ctx: Any) -> bool:
         return True
 
     async def listxattr(self, inode: int, ctx: Any) -> list[bytes]:
-        return []
+        if inode >= control.FIRST_INO:
+            return []
+        return await self._files.listxattr(inode, ctx.pid)
 
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
-        raise pyfuse3.FUSEError(errno.ENODATA)
+        if inode >= control.FIRST_INO:
+            raise pyfuse3.FUSEError(errno.ENODATA)
+        return await self._files.getxattr(inode, name, ctx.pid)
 
-    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> NoReturn:
         self._refuse_entry(inode)
 
-    async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
-        raise pyfuse3.FUSEError(errno.ENODATA)
+    async def removexattr(self, inode: int, name: bytes, ctx: Any) -> NoReturn:
+        self._refuse_entry(inode)
 
     def _give_up(self, pid: int) -> bool:
         """Whether nobody wants the answer for which the thread `pid` waits."""
         return self._connection_lost() or has_pending_signal(pid)
 
-    def _check_root(self, inode: int) -> None:
-        if inode != ROOT_INO:
-            raise pyfuse3.FUSEError(errno.ESTALE)
-
-    def _root_entry(self) -> pyfuse3.EntryAttributes:
-        entry = _entry(ROOT_INO, self._root.mode, self._root.nlink, self._root.size)
-        entry.st_uid, entry.st_gid = self._root.uid, self._root.gid
-        entry.st_atime_ns, entry.st_mtime_ns = self._root.atime, self._root.mtime
-        entry.st_ctime_ns = self._root.ctime
-        return entry
-
-    def _lookup_control(self, parent: int, name: bytes) -> pyfuse3.EntryAttributes:
-        if name in (b".", b".."):
-            inode = parent if name == b"." else self._tree.parent(parent)
-            self._tree.remember(inode)
-            return self._control_entry(inode)
-        inode, node = self._tree.lookup(parent, name)
-        return self._entry_of(inode, node)
-
-    def _control_entry(self, inode: int) -> pyfuse3.EntryAttributes:
-        return self._entry_of(inode, self._tree.node(inode))
-
-    def _entry_of(self, inode: int, node: control.Node) -> pyfuse3.EntryAttributes:
-        if isinstance(node, control.Directory):
-            subdirectories = sum(isinstance(child, control.Directory) for child in node.entries().values())
-            entry = _entry(inode, node.mode, 2 + subdirectories, 0)
-        else:
-            # as in sysfs: one page, whatever is in it
-            entry = _entry(inode, node.mode, 1, BLOCK_SIZE)
-        entry.st_uid, entry.st_gid = self._owner
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._root.ctime
-        return entry
-
-    def _list_control(self, inode: int) -> list[tuple[bytes, int, pyfuse3.EntryAttributes]]:
-        parent = self._tree.parent(inode)
-        own, above = self._control_entry(inode), self._control_entry(parent)
-        entries = [(b".", inode, own), (b"..", parent, above)]
-        entries += [(name, child, self._entry_of(child, node)) for name, child, node in self._tree.entries(inode)]
-        return entries
-
-    def _handle(self, opened: _OpenFile | _Listing) -> int:
+    def _handle(self, opened: Opened) -> int:
         handle = self._next_handle
         self._next_handle += 1
         self._open[handle] = opened
         return handle
-
-    def _file(self, fh: int) -> _OpenFile:
-        file = self._open[fh]
-        if not isinstance(file, _OpenFile):
-            raise pyfuse3.FUSEError(errno.EBADF)
-        return file
 
     def _refuse_entry(self, inode: int, name: bytes = b"") -> NoReturn:
         if inode >= control.FIRST_INO or name == control.NAME:
@@ -335,29 +276,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         raise pyfuse3.FUSEError(errno.EROFS)
 
 
-def _entry(inode: int, mode: int, nlink: int, size: int) -> pyfuse3.EntryAttributes:
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = inode
-    entry.generation = 0
-    # nothing is kept in the kernel's caches: what is shown may change at any time
-    entry.entry_timeout = 0
-    entry.attr_timeout = 0
-    entry.st_mode, entry.st_nlink, entry.st_size = mode, nlink, size
-    entry.st_blksize = BLOCK_SIZE
-    entry.st_blocks = 0
-    return entry
-
-
-def _statvfs(answer: Statfs) -> pyfuse3.StatvfsData:
-    """Return what statfs(2) shows: metadata counts as 16 blocks for each of its own (spec 01 §8.8)."""
-    data = pyfuse3.StatvfsData()
-    data.f_bsize = data.f_frsize = BLOCK_SIZE
-    data.f_blocks = answer.total_meta_blocks * 16 + answer.total_data_blocks
-    data.f_bfree = data.f_bavail = answer.free_meta_blocks * 16 + answer.free_data_blocks
-    data.f_files = answer.total_meta_blocks * 32
-    data.f_ffree = data.f_favail = max(0, data.f_files - answer.inode_count)
-    data.f_namemax = NAME_MAX
-    return data
+def _shown(name: str, arguments: tuple[Any, ...]) -> str:
+    """Return a request as logs show it."""
+    return f"{name}({', '.join(repr(argument) for argument in arguments if isinstance(argument, int | bytes))})"
 
 
 def _place(error: Exception) -> str:

@@ -168,6 +168,7 @@ _OTHERS = (
     "allow_other",
     "noallow_other",
     "nofail",
+    "norecovery",
 )
 
 _HINTS: Mapping[str, str] = MappingProxyType(
@@ -186,8 +187,9 @@ class MountOptions:
 
     `numbers` has a value for every name in `NUMBERS`.  `metadev_path` is None for a volume on one device.  `wait` is
     how many seconds the mount command waits until the filesystem is usable: None not at all, infinity for ever.
-    `allow_other` is None unless it was given.  `nofail`: a missing device is no error.  `security` are the SELinux
-    options for the kernel; `recorded` is what only userspace remembers.
+    `allow_other` is None unless it was given.  `nofail`: a missing device is no error.  `norecovery`: the volume is
+    read as it is, without a cluster.  `security` are the SELinux options for the kernel; `recorded` is what only
+    userspace remembers.
     """
 
     numbers: Mapping[str, int] = field(
@@ -200,6 +202,7 @@ class MountOptions:
     local_fencing: bool = True
     allow_other: bool | None = None
     nofail: bool = False
+    norecovery: bool = False
     flags: MountFlag = MountFlag.NONE
     security: tuple[str, ...] = ()
     recorded: tuple[str, ...] = ()
@@ -263,6 +266,15 @@ def parse_options(text: str, *, sloppy: bool = False) -> MountOptions:
     )
 
 
+def check_combination(options: MountOptions) -> None:
+    """Check that the options of a mount go together.  Raises OptionError."""
+    if options.norecovery and not options.read_only:
+        raise OptionError("norecovery reads a volume without its cluster, which must not write it: add ro")
+    if options.norecovery and options.is_member:
+        text = f"norecovery with quorum_slot_nr={options.slot}: a mount without a cluster is no member of the quorum"
+        raise OptionError(f"{text}, leave one of them out")
+
+
 def split_options(text: str) -> Iterator[str]:
     """Yield the items of an option string without their double quotes; raises OptionError for an unclosed one."""
     if text.count('"') % 2:
@@ -288,6 +300,8 @@ def option_string(options: MountOptions, numbers: Mapping[str, int] | None = Non
     if options.metadev_path is not None:
         path = options.metadev_path
         items["metadev_path"] = f'metadev_path="{path}"' if "," in path else f"metadev_path={path}"
+    if options.norecovery:
+        items["norecovery"] = "norecovery"
     return ",".join(items[name] for name in sorted(items))
 
 
@@ -308,6 +322,8 @@ def _own_option(name: str, value: str | None) -> dict[str, Any] | None:
             return {"allow_other": False}
         case "nofail", None:
             return {"nofail": True}
+        case "norecovery", None:
+            return {"norecovery": True}
         case "wait", None:
             return {"wait": float("inf")}
         case "wait", str(text):

@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from format.superblock import ROOT_INO
 from mount import kernel
-from mount.options import MountOptions
-from mount.root import RootAttributes, read_root
+from mount.options import MountOptions, check_combination
 from scoutfs.errors import ScoutfsError
+from scoutfs.files.errors import NotFound
+from scoutfs.files.filesystem import Filesystem
+from scoutfs.files.inode import Inode
 from scoutfs.paths import mounts_directory
 from scoutfs.quorum.registration import Host, MountRecord
 from scoutfs.quorum.slots import verify_slots
@@ -50,7 +53,7 @@ class Prepared:
 
     directory: str
     volume: Volume
-    root: RootAttributes
+    root: Inode
 
 
 def prepare(request: MountRequest, say: Callable[[str], None], *, io: SystemIO | None = None) -> Prepared:
@@ -58,8 +61,10 @@ def prepare(request: MountRequest, say: Callable[[str], None], *, io: SystemIO |
 
     `say` is told what happens on the way that somebody should know.
     """
+    check_combination(request.options)
     directory = check_directory(request.directory, say)
-    volume = Volume.open(request.source, request.options.metadev_path, io=io)
+    writable = not request.options.norecovery
+    volume = Volume.open(request.source, request.options.metadev_path, writable=writable, io=io)
     try:
         check_slot(volume, request.options)
         return Prepared(directory, volume, read_root(volume))
@@ -86,6 +91,21 @@ def check_directory(path: str, say: Callable[[str], None]) -> str:
     if not stat.S_ISDIR(status.st_mode):
         raise ScoutfsError(f"{path}: the mount point is not a directory", errno.ENOTDIR)
     return directory
+
+
+def read_root(volume: Volume) -> Inode:
+    """Read the inode of the root directory.  Blocks.
+
+    Raises ScoutfsError: of the device, of the tree, or (EIO) because there is no root directory in it.
+    """
+    what = f"{volume.metadata_path}: root inode"
+    try:
+        root = Filesystem(volume).inode(ROOT_INO)
+    except NotFound as error:
+        raise ScoutfsError(f"{what}: there is no item for it", errno.EIO) from error
+    if not root.is_directory:
+        raise ScoutfsError(f"{what}: mode is {root.mode:#o}, expected a directory", errno.EIO)
+    return root
 
 
 def check_slot(volume: Volume, options: MountOptions) -> None:

@@ -23,6 +23,7 @@ from format.block import FormatError
 from mount import kernel, rundir, sockets, utab
 from mount.control import RunningOptions
 from mount.daemon import ExitCode, MountLog, Readiness
+from mount.norecovery import Standalone
 from mount.options import MountOptions, option_string
 from mount.preparation import MountRequest, Prepared, prepare
 from mount.running import ENDING_SIGNALS, Attached, Client, Outcome, RunningMount
@@ -91,7 +92,8 @@ class _Mounting:
         self._member_ran = False
 
     def run(self) -> int:
-        registration = self._register()
+        # a mount without a cluster does nothing that it would have to be fenced for
+        registration = None if self._options.norecovery else self._register()
         clean = False
         try:
             outcome = self._serve(registration)
@@ -188,7 +190,7 @@ class _Mounting:
         )
         running = RunningMount(
             attached,
-            self._prepared.root,
+            self._prepared.root.ctime,
             view,
             client,
             member,
@@ -197,6 +199,8 @@ class _Mounting:
         )
         pyfuse3.init(running.operations, f"/dev/fd/{attached.fuse}", set())
         role = f"as member of quorum slot {self._options.slot}" if member is not None else "as client"
+        if self._options.norecovery:
+            role = "without a cluster, as it is on the devices"
         self._log(logging.INFO, f"mounted {self._volume.data_path} at {attached.directory} {role}")
         return await running.run(self._ready, self._options.wait)
 
@@ -207,6 +211,8 @@ class _Mounting:
             self._readiness.ready()
 
     def _client(self, counters: Counters) -> Client:
+        if self._options.norecovery:
+            return Standalone(self._volume)
         from scoutfs.client.client import Client as RealClient
 
         return RealClient(

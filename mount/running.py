@@ -20,10 +20,11 @@ import pyfuse3
 import trio
 
 from mount import kernel
+from mount.attributes import Statfs
 from mount.control import ControlTree, control_directory
 from mount.daemon import ExitCode, notify_service_manager
-from mount.operations import Operations, Statfs
-from mount.root import RootAttributes
+from mount.operations import Operations
+from mount.reading import RootsSource
 from mount.view import Connection, MemberProcess, MountView
 from mount.watchers import Watchers
 
@@ -37,7 +38,7 @@ DETACH_PATIENCE = 5.0
 """Seconds in which a mount that is abandoned must have detached its directory."""
 
 
-class Client(Connection, Protocol):
+class Client(Connection, RootsSource, Protocol):
     """The client of this mount, see `scoutfs.client`."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None: ...
@@ -89,13 +90,14 @@ class Outcome:
 class RunningMount:
     """A mount from the moment at which its directory is attached.
 
-    `listening` is the socket for umount.  `on_detached` is called as soon as the directory is free for other mounts.
+    `changed` (ns) is when the root directory was last changed.  `listening` is the socket for
+    umount.  `on_detached` is called as soon as the directory is free for other mounts.
     """
 
     def __init__(
         self,
         attached: Attached,
-        root: RootAttributes,
+        changed: int,
         view: MountView,
         client: Client,
         member: Member | None,
@@ -113,11 +115,14 @@ class RunningMount:
         self._fuse_poll = select.poll()
         self._fuse_poll.register(attached.fuse, 0)
         self.operations = Operations(
-            root,
+            view.volume,
+            client,
             ControlTree(control_directory(view)),
             client.statfs,
             self._log,
+            acl=view.options.given.acl,
             owner=(os.geteuid(), os.getegid()),
+            time=changed,
             connection_lost=self._connection_lost,
         )
         view.errors_text = self.operations.requests.errors_text

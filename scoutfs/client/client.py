@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -22,8 +23,10 @@ from scoutfs.client.answers import answer
 from scoutfs.client.lookup import Departure, Quorum, Server, find, held_back_text, read_quorum
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
+from scoutfs.metadata.snapshot import Roots
 from scoutfs.network.connection import Connection, Dialled, connect
 from scoutfs.network.framing import Frame, Side
+from scoutfs.network.roots import parse_roots
 from scoutfs.network.session import ClientSession, Request, Response
 from scoutfs.network.statfs import Statfs
 from scoutfs.offload import Offload
@@ -37,6 +40,8 @@ PATIENCE = 1.0
 
 LOOK_INTERVAL = 1.0
 EXPLAIN_INTERVAL = 2.0
+
+_Answer = TypeVar("_Answer")
 
 Log = Callable[[int, str], None]
 Dial = Callable[[SlotAddress, int], Awaitable[Dialled]]
@@ -55,6 +60,9 @@ class Client:
     `member` says whether the mount has a quorum slot.  `keepalive_ms` may be changed, for the next connection.  To be
     made and used in one trio loop.
     """
+
+    unchanging = False
+    """Other mounts may write the volume."""
 
     def __init__(
         self,
@@ -113,11 +121,11 @@ class Client:
 
     async def statfs(self) -> Statfs:
         """Ask the server how much is free; waits for one as long as it takes.  Raises ScoutfsError."""
-        response = await self._request(Command.STATFS)
-        try:
-            return Statfs.parse(response.payload)
-        except FormatError as error:
-            raise ScoutfsError(str(error), errno.EMSGSIZE) from error
+        return await self._ask(Command.STATFS, Statfs.parse)
+
+    async def roots(self) -> Roots:
+        """Ask the server for the roots of the trees; waits for one as long as it takes.  Raises ScoutfsError."""
+        return await self._ask(Command.GET_ROOTS, parse_roots)
 
     async def wait_usable(self) -> None:
         """Wait until a server has accepted us."""
@@ -149,6 +157,14 @@ class Client:
         for waiter in self._waiters.values():
             waiter.done.set()
         self._left.set()
+
+    async def _ask(self, command: Command, parse: Callable[[bytes], _Answer]) -> _Answer:
+        """Return what an answer says; one that cannot be understood is raised as ScoutfsError (EMSGSIZE)."""
+        response = await self._request(command)
+        try:
+            return parse(response.payload)
+        except FormatError as error:
+            raise ScoutfsError(str(error), errno.EMSGSIZE) from error
 
     async def _request(self, command: Command) -> Response:
         """Ask and wait for the answer, across servers; an error in it is raised as ScoutfsError."""

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from format.block import LARGE_BLOCK_SIZE, seal
-from mount.root import read_root
+from mount.preparation import read_root
 from scoutfs.errors import ScoutfsError
 from scoutfs.storage.volume import Volume
 from tests.images import unpack_volume
