@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -35,7 +35,7 @@ def put(device: Blocks, magic: Magic, body: bytes) -> Ref:
     return ref
 
 
-def add_file(device: Blocks, entries: list[Entry], *, per_block: int = 10**6, height: int = 1) -> bytes:
+def add_file(device: Blocks, entries: list[Entry], *, per_block: int = 10**6) -> bytes:
     """Write a search file; return its 88 bytes."""
     blocks = []
     while entries:
@@ -49,18 +49,18 @@ def add_file(device: Blocks, entries: list[Entry], *, per_block: int = 10**6, he
         taken, entries = entries[:count], entries[count:]
         ends = struct.pack("<9Q", *min(taken), *max(taken), *base)
         blocks.append((put(device, Magic.SRCH_BLOCK, ends + struct.pack("<II", count, len(coded)) + coded), taken))
-    refs = [ref for ref, _ in blocks]
-    while len(refs) > 1 or height > 1:
-        body = [b"".join(struct.pack("<QQ", *ref) for ref in refs[at : at + 4094]) for at in range(0, len(refs), 4094)]
-        refs = [put(device, Magic.SRCH_PARENT, data) for data in body]
-        height = max(height - 1, 1) if len(refs) > 1 else 1
-    levels = 1 if refs == [blocks[0][0]] else 2
+    root, levels = blocks[0][0], 1
+    if len(blocks) > 1:
+        root, levels = put(device, Magic.SRCH_PARENT, b"".join(struct.pack("<QQ", *ref) for ref, _ in blocks)), 2
     everything = [entry for _, taken in blocks for entry in taken]
     ends = struct.pack("<6Q", *min(everything), *max(everything))
-    return ends + struct.pack("<QQQQB7x", *refs[0], len(blocks), len(everything), levels)
+    return ends + struct.pack("<QQQQB7x", *root, len(blocks), len(everything), levels)
 
 
-def searching(device: Blocks, files: list[tuple[SrchType, bytes]], logs: list[bytes] = []) -> Callable[..., list[int]]:  # noqa: B006
+def searching(
+    device: Blocks, files: list[tuple[SrchType, bytes]], logs: Sequence[bytes] = ()
+) -> Callable[..., list[int]]:
+    """Return a search in `files` and in the logs of mounts."""
     items = [
         Given(Key(Zone.SRCH, 0, kind, *((number, 5) if kind == SrchType.BLOCKS else (number,))), file)
         for number, (kind, file) in enumerate(files)
@@ -81,9 +81,8 @@ def test_all_files_are_searched() -> None:
     log = add_file(device, [Entry(WANTED, 20, 1), Entry(WANTED + 1, 1, 1), Entry(WANTED, 5, 2)])
     other = add_file(device, [Entry(WANTED + 1, 2, 2)])
     own = add_file(device, [Entry(WANTED, 7, 0), Entry(WANTED, 10, 2)])
-    search = searching(
-        device, [(SrchType.BLOCKS, sorted_file), (SrchType.LOG, log), (SrchType.BLOCKS, other)], [own, bytes(88)]
-    )
+    files = [(SrchType.BLOCKS, sorted_file), (SrchType.LOG, log), (SrchType.BLOCKS, other)]
+    search = searching(device, files, [own, bytes(88)])
     assert search() == [5, 7, 10, 20, 30]
     assert search(7, 20) == [7, 10, 20]
     assert search(31) == []
