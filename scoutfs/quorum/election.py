@@ -444,12 +444,13 @@ class Election:
                 return
         recorded = greatest_term(blocks)
         alone = self.role is Role.CANDIDATE and not self._heard_since_request
-        repeats = alone and self.rules.repeat_request_while_isolated and recorded <= self.term
-        if repeats and not may_have_started_in(blocks, self.term, self.slot):
+        isolated = alone and self.rules.repeat_request_while_isolated
+        if isolated and recorded <= self.term and not may_have_started_in(blocks, self.term, self.slot):
             self._repeats += 1
             self._request_votes(now)
         else:
-            self._repeats = 0
+            # Several isolated members outbid each other by way of the disk: no faster than one repeats its request.
+            self._repeats = self._repeats + 1 if isolated and recorded > self.term else 0
             self._stand(max(self.term, recorded) + 1, now)
 
     def _stand(self, term: int, now: float) -> None:

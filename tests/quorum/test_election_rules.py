@@ -156,6 +156,19 @@ def test_an_isolated_candidate_repeats_its_request_with_growing_delays() -> None
     assert member.election.term > 80
 
 
+def test_isolated_members_that_see_each_others_terms_on_the_disk_slow_down() -> None:
+    stands = {}
+    for rule in ("", "repeat_request_while_isolated"):
+        member = without(rule) if rule else Machine()
+        for _ in range(600):
+            member.advance(0.05)
+            member.blocks[1] = block_with(1, (Event.TERM, OTHER, member.election.term + 1))
+        stands[rule] = [line for line in member.taken() if line.endswith("to 1")]
+        assert member.election.term == 2 * len(stands[rule]), rule
+    assert 5 <= len(stands[""]) <= 12
+    assert len(stands["repeat_request_while_isolated"]) > 70
+
+
 def test_a_candidate_that_was_asked_before_it_could_ask_gives_its_vote() -> None:
     for rule, expected in (("", ["VOTE 1 to 2"]), ("yield_before_requesting", [])):
         member = without(rule) if rule else Machine()
