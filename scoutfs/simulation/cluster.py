@@ -29,6 +29,7 @@ class Fencing(Enum):
     WORKS = "works"
     FAILS = "reports errors"
     ABSENT = "is not running"
+    LIES = "reports success and kills nobody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,9 @@ class Cluster:
         if mode is Fencing.FAILS:
             self.schedule.at(answer, self._fence_reply, (requester, reply), FenceResult.ERROR)
             return
-        self.schedule.at(self.now + (answer - self.now) * self.random.random(), self._fence_kill, requester, rid)
+        kill = self.now + (answer - self.now) * self.random.random()
+        if mode is Fencing.WORKS:
+            self.schedule.at(kill, self._fence_kill, requester, rid)
         self.schedule.at(answer, self._fence_reply, (requester, reply), FenceResult.FENCED)
 
     # -- looking -----------------------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ class Invariants:
             if record.rid not in server.fenced and record.term >= self._fenced_below(blocks):
                 self._fail("I12", member, f"its server is up, overwritten leader {record.rid:x} is not fenced")
         for other in self._serving.values():
-            if other is not member:
+            if other is not member and other.rid not in server.fenced:
                 self._fail(
                     "I13",
                     member,
