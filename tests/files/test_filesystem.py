@@ -174,9 +174,7 @@ def test_blocks_replaced_under_a_reader_and_damage_that_stays(tmp_path: Path) ->
         big = files.resolve(b"dirs/big").ino
         walk = files.readdir(big)
         list(islice(walk, 100))
-        log = (
-            files.forest.snapshot.log_trees[0].item_root.ref.blkno if old.fs_root.height == 1 else old.fs_root.ref.blkno
-        )
+        log = files.forest.snapshot.log_trees[0].item_root.ref.blkno
         with open(meta, "r+b") as device:
             device.seek(log * 65536 + 100)
             device.write(b"damage")
