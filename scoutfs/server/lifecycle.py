@@ -21,6 +21,8 @@ from format.quorum import Event, EventRecord, QuorumConfig
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
 from scoutfs.metadata.btree import tree_of
+from scoutfs.metadata.forest import super_roots
+from scoutfs.metadata.snapshot import Roots
 from scoutfs.network.connection import KEEPALIVE_DEFAULT_MS
 from scoutfs.network.listener import Listener, listen
 from scoutfs.network.statfs import Statfs
@@ -261,6 +263,7 @@ class ServerRun:
             listener,
             fences,
             self._statfs,
+            self._roots,
             self._running_members,
             server.log,
             server.counters,
@@ -278,6 +281,9 @@ class ServerRun:
 
     async def _statfs(self) -> Statfs:
         return await self._offload(read_statfs, self._server.volume)
+
+    async def _roots(self) -> Roots:
+        return await self._offload(super_roots, self._server.volume)
 
     async def _running_members(self) -> dict[int, int] | None:
         try:

@@ -7,15 +7,19 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import trio
 
 from format.net import Command, Greeting, NetError
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
+from scoutfs.metadata.snapshot import Roots
 from scoutfs.network.connection import LINGER, Connection
 from scoutfs.network.framing import Frame, greeting_response
 from scoutfs.network.listener import GREETING_TIMEOUT, Listener
+from scoutfs.network.roots import SIZE as ROOTS_SIZE
+from scoutfs.network.roots import build_roots
 from scoutfs.network.session import Request, ServerSession, SessionError
 from scoutfs.network.statfs import Statfs
 from scoutfs.quorum.fencing import FenceReason, FenceRequests
@@ -31,12 +35,40 @@ AWAITED_INTERVAL = 1.0
 
 Log = Callable[[int, str], None]
 
+_Read = TypeVar("_Read")
+
+
+class _Reading:
+    """What is read from the volume for anybody who asks; `name` says in logs what it is."""
+
+    def __init__(self, name: str, read: Callable[[], Awaitable[_Read]], build: Callable[[_Read], bytes]) -> None:
+        self.name = name
+        self._read, self._build = read, build
+        self._wanted = trio.Event()
+        self._requests: list[tuple[ServerSession, Request]] = []
+
+    def ask(self, session: ServerSession, request: Request) -> None:
+        self._requests.append((session, request))
+        self._wanted.set()
+
+    async def requests(self) -> list[tuple[ServerSession, Request]]:
+        """Wait until somebody asks, and return all who did."""
+        await self._wanted.wait()
+        self._wanted = trio.Event()
+        requests, self._requests = self._requests, []
+        return requests
+
+    async def payload(self) -> bytes:
+        """Read; raises ScoutfsError."""
+        return self._build(await self._read())
+
 
 class Service:
     """Serves clients until it is told to stop.
 
-    `statfs` counts what is free, `running_members` tells the members that may run now, rid to slot, or None if that
-    cannot be read; `changed` is called whenever what `clients` or `connected` tell has changed.
+    `statfs` counts what is free, `roots` reads the roots of the trees, `running_members` tells the members that may run
+    now, rid to slot, or None if that cannot be read; `changed` is called whenever what `clients` or `connected` tell has
+    changed.
     """
 
     def __init__(
@@ -45,6 +77,7 @@ class Service:
         listener: Listener,
         fences: FenceRequests,
         statfs: Callable[[], Awaitable[Statfs]],
+        roots: Callable[[], Awaitable[Roots]],
         running_members: Callable[[], Awaitable[Mapping[int, int] | None]],
         log: Log,
         counters: Counters,
@@ -53,15 +86,17 @@ class Service:
         self.clients = clients
         self._listener = listener
         self._fences = fences
-        self._statfs, self._running_members = statfs, running_members
+        self._running_members = running_members
+        self._readings = {
+            Command.STATFS: _Reading("statfs", statfs, Statfs.build),
+            Command.GET_ROOTS: _Reading("reading the roots", roots, build_roots),
+        }
         self._log, self._counters = log, counters
         self._changed = changed
         self._connections: dict[int, Connection] = {}
         self._rids: dict[Connection, int] = {}
         self._timers_due = trio.Event()
         self._disconnection = trio.Event()
-        self._statfs_wanted = trio.Event()
-        self._statfs_requests: list[tuple[ServerSession, Request]] = []
         self._failure: ScoutfsError | None = None
         self._recovering = 0
         self._said: set[object] = set()
@@ -80,7 +115,8 @@ class Service:
             nursery.start_soon(self._reclaim_forever, nursery.cancel_scope)
             nursery.start_soon(self._watch_time)
             nursery.start_soon(self._watch_awaited)
-            nursery.start_soon(self._answer_statfs)
+            for reading in self._readings.values():
+                nursery.start_soon(self._answer, reading)
             await stopped.wait()
             await self._close()
             nursery.cancel_scope.cancel()
@@ -169,9 +205,11 @@ class Service:
 
     def _dispatch(self, rid: int, session: ServerSession, request: Request) -> None:
         command = request.command
-        if command is Command.STATFS and not request.payload:
-            self._statfs_requests.append((session, request))
-            self._statfs_wanted.set()
+        if command in self._readings and not request.payload:
+            self._readings[command].ask(session, request)
+        elif command is Command.GET_ROOTS:
+            # as the original: no error, but roots of nothing (spec 03 §4)
+            session.respond(request, bytes(ROOTS_SIZE))
         elif command is Command.FAREWELL:
             if request.payload:
                 raise SessionError(f"FAREWELL with {len(request.payload)} bytes of payload")
@@ -191,17 +229,15 @@ class Service:
                 self._say_once(command, logging.WARNING, text)
             session.respond(request, error=NetError.EINVAL)
 
-    async def _answer_statfs(self) -> None:
-        """One count answers everybody who asked before it began."""
+    async def _answer(self, reading: _Reading) -> None:
+        """One reading answers everybody who asked before it began."""
         while True:
-            await self._statfs_wanted.wait()
-            self._statfs_wanted = trio.Event()
-            requests, self._statfs_requests = self._statfs_requests, []
+            requests = await reading.requests()
             payload, error = b"", NetError.NONE
             try:
-                payload = (await self._statfs()).build()
+                payload = await reading.payload()
             except ScoutfsError as failure:
-                self._log(logging.ERROR, f"statfs failed: {failure}")
+                self._log(logging.ERROR, f"{reading.name} failed: {failure}")
                 error = NetError.from_errno(failure.errno)
             for session, request in requests:
                 session.respond(request, payload, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from scoutfs.network.framing import Side, greeting_response
 from scoutfs.network.session import Request, Response, ServerSession
 from scoutfs.offload import Offload
 from tests.server.fakes import FakeVolume, RecordedLog
-from tests.server.world import FREE, World, serving
+from tests.server.world import FREE, ROOTS, World, serving
 
 US, B, C = 0xA1, 0xB2, 0xC3
 SLOTS = {slot: SlotAddress(f"127.0.0.{slot + 1}", 23450) for slot in range(3)}
@@ -104,6 +105,11 @@ async def test_it_finds_the_server_and_asks_it(autojump_clock: MockClock) -> Non
             (client,) = world.clients.clients.values()
             assert (client.rid, client.member) == (US, True)
         assert cluster.log.lines[0] == "client connected 10.0.0.9:50001 -> 127.0.0.1:23450"
+
+
+async def test_it_asks_for_the_roots(autojump_clock: MockClock) -> None:
+    async with mounted() as cluster, cluster.server(1, B, 5):
+        assert await cluster.client.roots() == ROOTS
 
 
 async def test_a_mount_without_a_slot_says_so(autojump_clock: MockClock) -> None:
@@ -200,11 +206,7 @@ async def test_an_unanswered_request_goes_to_the_next_server(autojump_clock: Moc
 
         async with cluster.server(1, B, 5) as world:
             await cluster.client.wait_usable()
-
-            async def never() -> None:
-                await trio.sleep_forever()
-
-            world.service._statfs = never
+            world.statfs_time = math.inf
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
                 await trio.sleep(1)

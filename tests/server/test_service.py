@@ -88,6 +88,21 @@ async def test_statfs(autojump_clock: MockClock) -> None:
         assert Statfs.parse(response.payload) == FREE
 
 
+# spec 03 §11, vector M2: the roots of a new volume
+NEW_ROOTS = bytes.fromhex("0200000000000000 0100000000000000 0100000000000000") + bytes(48)
+
+
+async def test_roots(autojump_clock: MockClock) -> None:
+    async with serving() as world:
+        peer = await world.mounted(1)
+        response = await peer.call(Command.GET_ROOTS)
+        assert (response.error, response.payload) == (NetError.NONE, NEW_ROOTS)
+        # as the original answers a wrong length, spec 03 §4
+        response = await peer.call(Command.GET_ROOTS, b"x")
+        assert (response.error, response.payload) == (NetError.NONE, bytes(72))
+        assert world.roots_reads == 1
+
+
 async def test_one_count_answers_all_that_asked_before_it(autojump_clock: MockClock) -> None:
     async with serving() as world:
         peer = await world.mounted(1)

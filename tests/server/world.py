@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager
 import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from format.block import Ref
 from format.net import GreetingFlag
 from format.quorum import SlotAddress
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
+from scoutfs.metadata.btree import Root
+from scoutfs.metadata.snapshot import Roots
 from scoutfs.network.connection import Connection, Dialled
 from scoutfs.network.framing import Side
 from scoutfs.network.statfs import Statfs
@@ -22,6 +25,7 @@ from tests.network.peer import Peer
 from tests.server.fakes import RecordedLog
 
 FSID, TERM = 0x62F572033142D14C, 7
+ROOTS = Roots(Root(Ref(2, 1), 1))
 FREE = Statfs(bytes(range(16)), 10, 20, 30, 40, 5)
 MEMBER, OTHER, FAREWELL = GreetingFlag.QUORUM, GreetingFlag.NONE, GreetingFlag.FAREWELL
 ADDRESS = SlotAddress("127.0.0.1", 23450)
@@ -60,6 +64,8 @@ class World:
         self.ended = trio.Event()
         self.failure: ScoutfsError | None = None
         self.statfs_reads = 0
+        self.statfs_time = 0.01
+        self.roots_reads = 0
         self.statfs_error: ScoutfsError | None = None
         self.ports = 50000
         self.running: dict[int, int] | None = dict(expected)
@@ -73,6 +79,7 @@ class World:
             self.door,
             self.fences,
             self.statfs,
+            self.roots,
             self.read_running,
             self.log,
             self.counters,
@@ -90,10 +97,15 @@ class World:
 
     async def statfs(self) -> Statfs:
         self.statfs_reads += 1
-        await trio.sleep(0.01)
+        await trio.sleep(self.statfs_time)
         if self.statfs_error is not None:
             raise self.statfs_error
         return FREE
+
+    async def roots(self) -> Roots:
+        self.roots_reads += 1
+        await trio.sleep(0.01)
+        return ROOTS
 
     def dialled(self) -> Dialled:
         """The client's end of a new connection."""
