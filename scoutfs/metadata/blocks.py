@@ -27,6 +27,12 @@ _ITEM_COST = 160
 _T = TypeVar("_T")
 
 
+def btree_cost(block: Leaf | Parent) -> int:
+    """Return about how many bytes of memory a decoded block takes."""
+    values = sum(map(len, block.values)) if isinstance(block, Leaf) else 0
+    return _ITEM_COST * (1 + len(block.keys)) + values
+
+
 class StaleBlockError(ScoutfsError):
     """A block is not the one that was referred to (ESTALE): the reference is old, or the block is damaged."""
 
@@ -44,7 +50,7 @@ class DamagedBlock(ScoutfsError):
         super().__init__(text, errno.EIO)
 
 
-class NotCached(Exception):  # noqa: N818 - no error, nothing is wrong
+class NotCached(Exception):  # noqa: N818 - nothing is wrong
     """A block would have to be read from the device, and that is not wanted now; see `BlockReader.only_cached`."""
 
 
@@ -96,8 +102,7 @@ class BlockReader:
                 block = decode_block(data, self.name(ref))
             except BlockError as error:
                 raise DamagedBlock(str(error)) from error
-            values = sum(map(len, block.values)) if isinstance(block, Leaf) else 0
-            return block, _ITEM_COST * (1 + len(block.keys)) + values
+            return block, btree_cost(block)
 
         block = self._cached(ref, Magic.BTREE, "btree block", decode)
         found = block.level if isinstance(block, Parent) else 0
@@ -113,6 +118,17 @@ class BlockReader:
             yield
         finally:
             self._may_read = True
+
+    def keep(self, ref: Ref, magic: Magic, content: Any, cost: int) -> None:
+        """Put into the cache what was just written as the block that `ref` refers to.
+
+        `content` is what `read` or `btree_block` would return for it, and `cost` the bytes of memory that it takes.
+        """
+        self.drop(ref.blkno)
+        self._cache[ref.blkno] = _Cached(ref.seq, magic, content, cost)
+        self.used_bytes += cost
+        while self.used_bytes > self.cache_bytes and len(self._cache) > 1:
+            self.drop(next(iter(self._cache)))
 
     def forget(self) -> None:
         """Empty the cache."""
@@ -133,10 +149,7 @@ class BlockReader:
                 return cached.content
             self.drop(ref.blkno)
         content, cost = decode(self._verified(ref, magic, kind))
-        self._cache[ref.blkno] = _Cached(ref.seq, magic, content, cost)
-        self.used_bytes += cost
-        while self.used_bytes > self.cache_bytes and len(self._cache) > 1:
-            self.drop(next(iter(self._cache)))
+        self.keep(ref, magic, content, cost)
         return content
 
     def _verified(self, ref: Ref, magic: Magic, kind: str) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from format.block import NO_REF, Ref
 from format.btree import MAX_HEIGHT
@@ -47,6 +47,16 @@ class TreeItem(NamedTuple):
     value: bytes
 
 
+class BtreeBlocks(Protocol):
+    """Where trees are read from: a `BlockReader`, or a `BlockWriter` that knows newer blocks."""
+
+    def name(self, ref: Ref) -> str:
+        """Return how texts name the block."""
+
+    def btree_block(self, ref: Ref, level: int) -> Leaf | Parent:
+        """Return the decoded block that `ref` refers to, a `Leaf` at level 0."""
+
+
 class LeafRange(NamedTuple):
     """A leaf, and the keys that it is responsible for: `first` to `last`, both included.
 
@@ -79,7 +89,7 @@ class Btree:
     Every method reads through `blocks` and may raise StaleBlockError, DamagedBlock or DeviceError.
     """
 
-    def __init__(self, blocks: BlockReader, root: Root) -> None:
+    def __init__(self, blocks: BtreeBlocks, root: Root) -> None:
         self.blocks = blocks
         self.root = root
 
