@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from format.block import LARGE_BLOCK_SIZE, META_START_BLKNO, BlockError, Magic, Ref, verify_block
+from format.block import (
+    LARGE_BLOCK_SIZE,
+    META_START_BLKNO,
+    SMALL_BLOCK_SIZE,
+    BlockError,
+    BlockHeader,
+    Magic,
+    Ref,
+    verify_block,
+)
 from scoutfs.fsck.kinds import Kind
 from scoutfs.fsck.report import Report
 from scoutfs.fsck.space import Bitmap, MetadataSpace
@@ -17,6 +26,7 @@ _KINDS = {
     "blkno": Kind.BLOCK_NUMBER,
     "seq": Kind.BLOCK_SEQUENCE,
 }
+_LEVEL_OFFSET = 40
 
 
 class VolumeChanged(Exception):
@@ -81,20 +91,23 @@ class Blocks:
         """
         if not META_START_BLKNO <= ref.blkno < self.space.total or self._visited.add(ref.blkno):
             return None
-        data = self.peek(ref.blkno)
         try:
+            data = self._device.read(ref.blkno * LARGE_BLOCK_SIZE, LARGE_BLOCK_SIZE)
             verify_block("", data, LARGE_BLOCK_SIZE, magic, fsid=self._fsid, blkno=ref.blkno, seq=ref.seq)
-        except BlockError:
+        except (BlockError, DeviceError):
             return None
         self.space.claim_softly(ref.blkno)
         return data
 
-    def peek(self, blkno: int) -> bytes:
-        """Return a block as it is; empty if it cannot be read."""
+    def is_old_parent(self, blkno: int) -> bool:
+        """Whether a block looks like what the original leaves of each log tree that it frees (spec 04 §16.35)."""
         try:
-            return self._device.read(blkno * LARGE_BLOCK_SIZE, LARGE_BLOCK_SIZE)
+            data = self._device.read(blkno * LARGE_BLOCK_SIZE, SMALL_BLOCK_SIZE)
         except DeviceError:
-            return b""
+            return False
+        header = BlockHeader.parse(data[:32])
+        found = (header.magic, header.fsid, header.blkno, data[_LEVEL_OFFSET])
+        return found == (Magic.BTREE, self._fsid, blkno, 1)
 
     def _exists(self, ref: Ref, owner: str) -> bool:
         if META_START_BLKNO <= ref.blkno < self.space.total:

@@ -13,9 +13,6 @@ from format.block import (
     LARGE_BLOCK_SIZE,
     META_START_BLKNO,
     SMALL_BLOCK_SIZE,
-    BlockError,
-    Magic,
-    verify_block,
 )
 from format.btree import Item
 from format.extent import Extent
@@ -306,7 +303,7 @@ class _Check:
                 self._report.add(Kind.SPACE_UNCHECKED, "metadata", device="metadata")
                 return
             for block in range(extent.start, extent.start + extent.length):
-                if self._is_old_parent(block):
+                if self._blocks.is_old_parent(block):
                     self._report.add(Kind.BLOCK_LEAKED_PARENT, "metadata", what=blocks_words(Extent(block, 1)))
                 elif leaked and leaked[-1].last + 1 == block:
                     leaked[-1] = Extent(leaked[-1].start, leaked[-1].length + 1)
@@ -314,15 +311,6 @@ class _Check:
                     leaked.append(Extent(block, 1))
         for extent in leaked:
             self._report.add(Kind.BLOCK_LEAKED, "metadata", what=blocks_words(extent))
-
-    def _is_old_parent(self, block: int) -> bool:
-        """Whether a block is what the original leaves of each log tree that it frees (spec 04 §16.35)."""
-        data = self._blocks.peek(block)
-        try:
-            verify_block("", data, LARGE_BLOCK_SIZE, Magic.BTREE, fsid=self._super.fsid, blkno=block)
-        except BlockError:
-            return False
-        return data[40] == 1
 
     def _changed(self) -> bool:
         """Whether the super block is another one by now."""
