@@ -17,10 +17,11 @@ from format.superblock import ROOT_INO
 from mount import control
 from mount.attributes import attributes_listed, attributes_of, attributes_of_none
 from mount.open_file import OpenFile
+from mount.preparation import RootDirectory, root_directory
 from mount.reading import VolumeReader
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.directory import DirectoryEntry, list_directory
-from scoutfs.files.errors import DamagedItem, NotFound
+from scoutfs.files.errors import DamagedItem, NoAttribute, NotFound
 from scoutfs.files.filesystem import Filesystem
 from scoutfs.files.inode import Inode
 from scoutfs.metadata.blocks import DamagedBlock
@@ -38,11 +39,21 @@ Report = Callable[[str, ScoutfsError], None]
 class FileHandlers:
     """Requests for the inodes of a volume.  They raise ScoutfsError or OSError.
 
-    `report` is told of damage that a request goes on with.  `acl`: access control lists are in use.
+    `root` is the root directory as it was before: where control files are looked for it is answered by what is known of
+    it last when no server answers, because control files must not wait.  `report` is told of damage that a request goes
+    on with.  `acl`: access control lists are in use.
     """
 
-    def __init__(self, reader: VolumeReader, log: Callable[[int, str], None], report: Report, *, acl: bool) -> None:
-        self._reader, self._log, self._report, self._acl = reader, log, report, acl
+    def __init__(
+        self,
+        reader: VolumeReader,
+        root: RootDirectory,
+        log: Callable[[int, str], None],
+        report: Report,
+        *,
+        acl: bool,
+    ) -> None:
+        self._reader, self._root, self._log, self._report, self._acl = reader, root, log, report, acl
         self._versions: dict[int, tuple[int, int, int]] = {}
 
     async def lookup(self, parent: int, name: bytes, pid: int) -> pyfuse3.EntryAttributes:
@@ -57,6 +68,8 @@ class FileHandlers:
         self._versions.pop(ino, None)
 
     async def getattr(self, ino: int, pid: int) -> pyfuse3.EntryAttributes:
+        if ino == ROOT_INO:
+            return self._entry((await self._last_known_root(pid)).inode)
         return self._entry(await self._inode(ino, pid))
 
     async def readlink(self, ino: int, pid: int) -> bytes:
@@ -65,6 +78,11 @@ class FileHandlers:
     async def getxattr(self, ino: int, name: bytes, pid: int) -> bytes:
         if not name.startswith(_XATTR_PREFIXES) and not (self._acl and name in _ACL_NAMES):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        if ino == ROOT_INO and name == ACCESS_NAME:
+            acl = (await self._last_known_root(pid)).acl
+            if acl is None:
+                raise NoAttribute("the root directory has no access control list")
+            return acl
         return await self._reader.ask(pid, self._reader.files.getxattr, ino, name)
 
     async def listxattr(self, ino: int, pid: int) -> list[bytes]:
@@ -85,6 +103,13 @@ class FileHandlers:
         if not inode.is_directory:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return OpenDirectory(self._reader, ino, pid, self._report)
+
+    async def _last_known_root(self, pid: int) -> RootDirectory:
+        try:
+            self._root = await self._reader.ask_soon(pid, root_directory, self._reader.files) or self._root
+        except ScoutfsError as error:
+            self._report("reading the root directory", error)
+        return self._root
 
     async def _inode(self, ino: int, pid: int) -> Inode:
         try:

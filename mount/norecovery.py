@@ -18,6 +18,7 @@ class Standalone:
     """A client that has no server and needs none: everything is read from the devices, nothing is written to them."""
 
     unchanging = True
+    connected = True
     server = None
     waiting_since = None
     waiting_for = ""

@@ -21,6 +21,7 @@ from mount.controlled import ControlDirectory, ControlFile, ControlHandlers
 from mount.files import FileHandlers, OpenDirectory
 from mount.interrupts import has_pending_signal, interruptible
 from mount.open_file import OpenFile
+from mount.preparation import RootDirectory
 from mount.reading import RootsSource, VolumeReader
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.errors import FileError
@@ -98,8 +99,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     """The handlers.
 
     `statfs` tells what is free, and may wait for a server, as requests for files may; those for control files never
-    wait.  `owner` is (uid, gid) of everything below `.scoutfs`, `time` (ns) when that was last changed.  `acl`: access
-    control lists count.  `connection_lost` tells requests that wait whether the kernel has ended the connection.
+    wait.  `root` is the root directory as it was before.  `owner` is (uid, gid) of everything below `.scoutfs`.  `acl`:
+    access control lists count.  `connection_lost` tells requests that wait whether the kernel has ended the connection.
     """
 
     supports_dot_lookup = True
@@ -107,6 +108,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     def __init__(
         self,
         volume: Volume,
+        root: RootDirectory,
         source: RootsSource,
         tree: control.ControlTree,
         statfs: Callable[[], Awaitable[Statfs]],
@@ -114,7 +116,6 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         *,
         acl: bool = True,
         owner: tuple[int, int] = (0, 0),
-        time: int = 0,
         connection_lost: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
@@ -122,9 +123,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self.enable_acl = acl
         self.requests = Requests(log)
         self._statfs, self._log, self._connection_lost = statfs, log, connection_lost
-        self._control = ControlHandlers(tree, owner, time)
+        self._control = ControlHandlers(tree, owner, root.inode.ctime)
         self._files = FileHandlers(
-            VolumeReader(volume, source, log, self._give_up), log, self.requests.damaged, acl=acl
+            VolumeReader(volume, source, log, self._give_up), root, log, self.requests.damaged, acl=acl
         )
         self._open: dict[int, Opened] = {}
         self._next_handle = 1

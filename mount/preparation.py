@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from format.acl import ACCESS_NAME
 from format.superblock import ROOT_INO
 from mount import kernel
 from mount.options import MountOptions, check_combination
 from scoutfs.errors import ScoutfsError
-from scoutfs.files.errors import NotFound
+from scoutfs.files.errors import NoAttribute, NotFound
 from scoutfs.files.filesystem import Filesystem
 from scoutfs.files.inode import Inode
 from scoutfs.paths import mounts_directory
@@ -48,12 +49,20 @@ class MountRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RootDirectory:
+    """The root directory as it was at some time; `acl` is its access control list as it is stored, None for none."""
+
+    inode: Inode
+    acl: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """An open volume that may be mounted at `directory`, an absolute path without symbolic links."""
 
     directory: str
     volume: Volume
-    root: Inode
+    root: RootDirectory
 
 
 def prepare(request: MountRequest, say: Callable[[str], None], *, io: SystemIO | None = None) -> Prepared:
@@ -93,19 +102,28 @@ def check_directory(path: str, say: Callable[[str], None]) -> str:
     return directory
 
 
-def read_root(volume: Volume) -> Inode:
-    """Read the inode of the root directory.  Blocks.
+def read_root(volume: Volume) -> RootDirectory:
+    """Read the root directory.  Blocks.
 
     Raises ScoutfsError: of the device, of the tree, or (EIO) because there is no root directory in it.
     """
     what = f"{volume.metadata_path}: root inode"
     try:
-        root = Filesystem(volume).inode(ROOT_INO)
+        root = root_directory(Filesystem(volume))
     except NotFound as error:
         raise ScoutfsError(f"{what}: there is no item for it", errno.EIO) from error
-    if not root.is_directory:
-        raise ScoutfsError(f"{what}: mode is {root.mode:#o}, expected a directory", errno.EIO)
+    if not root.inode.is_directory:
+        raise ScoutfsError(f"{what}: mode is {root.inode.mode:#o}, expected a directory", errno.EIO)
     return root
+
+
+def root_directory(files: Filesystem) -> RootDirectory:
+    """Return the root directory as it is now.  Blocks; raises as `Filesystem.inode` does."""
+    root = files.inode(ROOT_INO)
+    try:
+        return RootDirectory(root, files.getxattr(ROOT_INO, ACCESS_NAME))
+    except NoAttribute:
+        return RootDirectory(root)
 
 
 def check_slot(volume: Volume, options: MountOptions) -> None:

@@ -164,7 +164,7 @@ class _Mounting:
 
     def _attach(self) -> Attached:
         directory = self._prepared.directory
-        fuse = kernel.attach(self._volume.data_path, directory, self._options, root_mode=self._prepared.root.mode)
+        fuse = kernel.attach(self._volume.data_path, directory, self._options, root_mode=self._prepared.root.inode.mode)
         mounted = kernel.mounted_at(directory)
         return Attached(directory, fuse, "" if mounted is None else mounted.device)
 
@@ -190,7 +190,7 @@ class _Mounting:
         )
         running = RunningMount(
             attached,
-            self._prepared.root.ctime,
+            self._prepared.root,
             view,
             client,
             member,

@@ -7,6 +7,7 @@ super block for a mount without one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -29,6 +30,9 @@ UNCHANGING_TIMEOUT = 3600.0
 QUEUE_PATIENCE = 0.05
 """Seconds that a question waits for others before it is looked whether anybody still wants the answer."""
 
+SOON = 0.2
+"""Seconds in which a server that works answers, however busy it is."""
+
 CACHE_BYTES = 128 << 20
 """Bytes of metadata that a mount keeps in memory."""
 
@@ -38,10 +42,16 @@ Log = Callable[[int, str], None]
 
 
 class RootsSource(Protocol):
-    """Where roots come from; `unchanging`: nobody is expected to write the volume; if one does that is said."""
+    """Where roots come from.
+
+    `unchanging`: nobody is expected to write the volume; if one does that is said.  `connected`: an answer will come
+    soon.
+    """
 
     @property
     def unchanging(self) -> bool: ...
+    @property
+    def connected(self) -> bool: ...
     async def roots(self) -> Roots: ...
 
 
@@ -78,7 +88,8 @@ class VolumeReader:
     async def ask(self, pid: int, question: Callable[..., _Result], *arguments: Any) -> _Result:
         """Return what `question` makes of `self.files`, or raise what it raises; the thread `pid` wants to know.
 
-        It may be called twice, and in another thread.  Raises OSError (EINTR) too.
+        It may be called twice, and in another thread.  Raises OSError (EINTR) too.  Who waits may be cancelled; the
+        thread goes on then, and others wait for its end.
         """
         if trio.current_time() >= self._due:
             await self._renew(pid)
@@ -93,12 +104,26 @@ class VolumeReader:
             finally:
                 self._inline = False
         await self._take_turn(pid)
-        try:
-            self._turn_to_new_roots()
-            self._asker = pid
-            return await trio.to_thread.run_sync(partial(question, *arguments), abandon_on_cancel=True)
-        finally:
-            self._turn.release()
+        token = trio.lowlevel.current_trio_token()
+
+        def run() -> _Result:
+            try:
+                self._turn_to_new_roots()
+                self._asker = pid
+                return question(*arguments)
+            finally:
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(self._turn.release)
+
+        return await trio.to_thread.run_sync(run, abandon_on_cancel=True)
+
+    async def ask_soon(self, pid: int, question: Callable[..., _Result], *arguments: Any) -> _Result | None:
+        """Return what `ask` returns, or None if that would take long: there is no server, or it is slow."""
+        if not self._source.connected and trio.current_time() >= self._due:
+            return None
+        with trio.move_on_after(SOON):
+            return await self.ask(pid, question, *arguments)
+        return None
 
     async def fresh(self, pid: int) -> int:
         """Look at the roots again if that is due; return the generation."""

@@ -24,6 +24,7 @@ from mount.attributes import Statfs
 from mount.control import ControlTree, control_directory
 from mount.daemon import ExitCode, notify_service_manager
 from mount.operations import Operations
+from mount.preparation import RootDirectory
 from mount.reading import RootsSource
 from mount.view import Connection, MemberProcess, MountView
 from mount.watchers import Watchers
@@ -90,14 +91,14 @@ class Outcome:
 class RunningMount:
     """A mount from the moment at which its directory is attached.
 
-    `changed` (ns) is when the root directory was last changed.  `listening` is the socket for
+    `root` is the root directory as it was before.  `listening` is the socket for
     umount.  `on_detached` is called as soon as the directory is free for other mounts.
     """
 
     def __init__(
         self,
         attached: Attached,
-        changed: int,
+        root: RootDirectory,
         view: MountView,
         client: Client,
         member: Member | None,
@@ -116,13 +117,13 @@ class RunningMount:
         self._fuse_poll.register(attached.fuse, 0)
         self.operations = Operations(
             view.volume,
+            root,
             client,
             ControlTree(control_directory(view)),
             client.statfs,
             self._log,
             acl=view.options.given.acl,
             owner=(os.geteuid(), os.getegid()),
-            time=changed,
             connection_lost=self._connection_lost,
         )
         view.errors_text = self.operations.requests.errors_text

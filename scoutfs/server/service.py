@@ -66,9 +66,9 @@ class _Reading:
 class Service:
     """Serves clients until it is told to stop.
 
-    `statfs` counts what is free, `roots` reads the roots of the trees, `running_members` tells the members that may run
-    now, rid to slot, or None if that cannot be read; `changed` is called whenever what `clients` or `connected` tell has
-    changed.
+    `statfs` counts what is free, `roots` reads the roots of the trees.  `running_members` tells the members that may
+    run now, rid to slot, or None if that cannot be read; `changed` is called whenever what `clients` or `connected`
+    tell has changed.
     """
 
     def __init__(

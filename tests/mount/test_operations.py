@@ -17,6 +17,7 @@ import trio  # noqa: E402
 
 from mount.control import FIRST_INO, ControlTree, control_directory  # noqa: E402
 from mount.operations import Operations  # noqa: E402
+from mount.preparation import read_root  # noqa: E402
 from scoutfs.errors import ScoutfsError  # noqa: E402
 from scoutfs.metadata.forest import super_roots  # noqa: E402
 from scoutfs.storage.volume import Volume  # noqa: E402
@@ -44,7 +45,7 @@ async def answer():
 class Source:
     """Roots from the super block, for a volume that nobody changes."""
 
-    unchanging = True
+    unchanging = connected = True
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
@@ -58,7 +59,7 @@ def make(statfs=answer, **how):
     io = MemoryIO({role: images.load("v2-1slot", role) for role in ("meta", "data")})
     volume = Volume.open("data", "meta", io=io)
     tree = ControlTree(control_directory(mount))
-    operations = Operations(volume, Source(volume), tree, statfs, mount.log, time=3_000_000_003, **how)
+    operations = Operations(volume, read_root(volume), Source(volume), tree, statfs, mount.log, **how)
     return mount, operations
 
 

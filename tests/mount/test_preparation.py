@@ -51,7 +51,7 @@ def test_a_good_request(images, tmp_path):
     with prepared.volume as volume:
         assert prepared.directory == str(tmp_path)
         assert volume.super.quorum_config.slots.keys() == {0, 1, 2}
-        assert prepared.root.mode == 0o40755
+        assert prepared.root.inode.mode == 0o40755
 
 
 def test_a_slot_that_is_none(images, tmp_path):

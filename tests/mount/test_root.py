@@ -17,7 +17,7 @@ from tests.images import unpack_volume
 def test_recorded_root(name, tmp_path):
     meta, data = unpack_volume(name, tmp_path)
     with Volume.open(data, meta, writable=False) as volume:
-        root = read_root(volume)
+        root = read_root(volume).inode
     # what mkfs writes: spec 01 §6.4; the time is the recorded one, equal in all four stamps
     assert (root.mode, root.nlink, root.uid, root.gid, root.size) == (0o40755, 2, 0, 0, 0)
     assert root.atime == root.mtime == root.ctime > 0
