@@ -55,6 +55,10 @@ examples:
 ANSWER_TIMEOUT = 5.0
 """Seconds in which a mount process must answer."""
 
+BUSY_PATIENCE = 1.0
+"""Seconds in which a directory that is in use may become free: the fence daemon looks into it again and again."""
+
+_BUSY_PAUSE = 0.02
 _LINE_MAX = 65536
 
 _Result = TypeVar("_Result")
@@ -161,7 +165,7 @@ def _leave(target: str, line: CommandLine) -> None:
     process = _MountProcess.at(target)
     with process:
         try:
-            kernel.detach(target)
+            detach_patiently(target)
         except kernel.AttachError as error:
             if line.read_only and error.errno == errno.EBUSY:
                 kernel.remount(target, MountFlag.RDONLY)
@@ -172,6 +176,19 @@ def _leave(target: str, line: CommandLine) -> None:
             _say(target, "detached")
         process.follow(lambda text: _say(target, f"waits: {text}"))
         process.await_end(None)
+
+
+def detach_patiently(target: str) -> None:
+    """Detach the directory, unless it stays in use; raises AttachError."""
+    deadline = time.monotonic() + BUSY_PATIENCE
+    while True:
+        try:
+            kernel.detach(target)
+            return
+        except kernel.AttachError as error:
+            if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(_BUSY_PAUSE)
 
 
 def _resume(line: CommandLine) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+
 import pytest
 
-from mount import helper, unmount
+from mount import helper, kernel, unmount
 from mount.daemon import ExitCode
 
 
@@ -73,3 +76,32 @@ def test_umount_words():
     assert unmount.parse_command_line(["-rv", "/mnt"]) == unmount.CommandLine("/mnt", read_only=True, verbose=True)
     for words in ([], ["a", "b"], ["-x", "a"]):
         assert unmount.main(words) == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(("errors", "tries"), [([], 1), ([errno.EBUSY] * 3, 4), ([errno.EPERM], 1)])
+def test_unmounting_bears_with_who_only_looks(monkeypatch: pytest.MonkeyPatch, errors: list[int], tries: int):
+    tried = []
+
+    def detach(target: str) -> None:
+        tried.append(target)
+        if len(tried) <= len(errors):
+            raise kernel.AttachError("in use", errors[len(tried) - 1])
+
+    monkeypatch.setattr(kernel, "detach", detach)
+    with pytest.raises(kernel.AttachError) if tries == len(errors) else contextlib.nullcontext():
+        unmount.detach_patiently("/mnt")
+    assert tried == ["/mnt"] * tries
+
+
+def test_unmounting_what_stays_in_use_fails(monkeypatch: pytest.MonkeyPatch):
+    tried = []
+
+    def detach(target: str) -> None:
+        tried.append(target)
+        raise kernel.AttachError("in use", errno.EBUSY)
+
+    monkeypatch.setattr(kernel, "detach", detach)
+    monkeypatch.setattr(unmount, "BUSY_PATIENCE", 0.1)
+    with pytest.raises(kernel.AttachError):
+        unmount.detach_patiently("/mnt")
+    assert len(tried) > 1
