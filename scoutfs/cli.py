@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "mkfs": "make a volume on one device or two",
         "print": "print the structures on a metadata device",
+        "fsck": "check a volume, and change nothing",
         "quorum": "show the quorum slots of a volume and who may lead; `quorum watch` follows them live",
         "change-quorum-config": "replace the quorum slots of a volume that is not mounted",
         "simulate": "run a simulated cluster from a seed and print what happened",
@@ -32,6 +33,7 @@ examples:
   scoutfs quorum /dev/meta
   scoutfs quorum watch /mnt/scoutfs
   scoutfs print /dev/meta
+  scoutfs fsck /dev/meta /dev/data
   scoutfs change-quorum-config --offline -Q 0,192.168.1.9,6000 /dev/meta
 
 `scoutfs COMMAND --help` describes a command.  Volumes are mounted with `mount -t scoutfs`, see mount.scoutfs(8).
