@@ -26,6 +26,7 @@ from scoutfs.metadata.blocks import DEFAULT_CACHE_BYTES, BlockReader
 from scoutfs.metadata.forest import Forest, super_roots
 from scoutfs.metadata.snapshot import Roots
 from scoutfs.network.statfs import Statfs
+from scoutfs.server.stable_seq import read_stable_seq
 from scoutfs.server.statfs import read_statfs
 from scoutfs.storage.volume import Volume
 
@@ -269,6 +270,10 @@ class Filesystem:
     def statfs(self) -> Statfs:
         """Count what is free on the volume now."""
         return read_statfs(self.volume)
+
+    def last_stable_seq(self) -> int:
+        """Return the seq up to which no transaction is open now, so that nothing will be added to the indexes there."""
+        return read_stable_seq(self.volume)
 
     @property
     def _total_data_blocks(self) -> int:

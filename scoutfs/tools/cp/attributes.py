@@ -1,0 +1,85 @@
+"""Gives a copy the attributes of a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+
+from scoutfs.errors import ScoutfsError
+from scoutfs.files.filesystem import Filesystem
+from scoutfs.files.inode import Inode
+from scoutfs.tools.cp.report import Report
+
+_PRIVILEGES = stat.S_ISUID | stat.S_ISGID
+
+
+def apply(
+    files: Filesystem, inode: Inode, source: bytes, target: bytes, report: Report, *, with_owner: bool = True
+) -> None:
+    """Give the file at `target` all attributes of `inode`, which is at `source` on the volume, but its times.
+
+    What is right already is not touched.  What cannot be set is told to `report`.
+    """
+    found = os.lstat(target)
+    mode = stat.S_IMODE(inode.mode)
+    if with_owner and (found.st_uid, found.st_gid) != (inode.uid, inode.gid):
+        try:
+            os.lchown(target, inode.uid, inode.gid)
+        except OSError as error:
+            report.add(source, "owner", error, value=f"{inode.uid}:{inode.gid}".encode())
+            # Whoever owns it instead must not get what was given to another.
+            mode &= ~_PRIVILEGES
+    if not inode.is_symlink:
+        _try(source, "mode", report, lambda: _chmod(target, mode))
+    _apply_xattrs(files, inode, source, target, report)
+    if inode.retention:
+        report.add(source, "retention", "the target has no such thing")
+    if inode.proj:
+        report.add(source, "project", "the target has no such thing", value=str(inode.proj).encode())
+
+
+def apply_times(inode: Inode, source: bytes, target: bytes, report: Report) -> None:
+    """Set atime and mtime of the file at `target`: last, for everything else changes them."""
+    found = os.lstat(target)
+    if (found.st_atime_ns, found.st_mtime_ns) != (inode.atime, inode.mtime):
+        _try(
+            source,
+            "times",
+            report,
+            lambda: os.utime(target, ns=(inode.atime, inode.mtime), follow_symlinks=False),
+        )
+
+
+def _chmod(target: bytes, mode: int) -> None:
+    if stat.S_IMODE(os.lstat(target).st_mode) != mode:
+        os.chmod(target, mode)
+
+
+def _apply_xattrs(files: Filesystem, inode: Inode, source: bytes, target: bytes, report: Report) -> None:
+    try:
+        xattrs = files.xattrs(inode.ino)
+    except ScoutfsError as error:
+        report.add(source, "xattr", error)
+        return
+    for name, value in xattrs:
+        try:
+            if _value(target, name) != value:
+                os.setxattr(target, name, value, follow_symlinks=False)
+        except OSError as error:
+            report.add(source, "xattr", error, name=name, value=value)
+
+
+def _value(target: bytes, name: bytes) -> bytes | None:
+    try:
+        return os.getxattr(target, name, follow_symlinks=False)
+    except OSError:
+        # It is not there, or cannot be: setting it will tell.
+        return None
+
+
+def _try(source: bytes, what: str, report: Report, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except (OSError, OverflowError) as error:
+        report.add(source, what, error)

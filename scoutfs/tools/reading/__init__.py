@@ -1,0 +1,1 @@
+"""What the commands share that read a volume without mounting it: naming it, walking it, printing names."""
