@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from format.block import Magic, Ref
-from format.btree import item_bytes
+from format.btree import MAX_VALUE_SIZE, item_bytes
 from format.btree_build import LEAF_SPACE, PARENT_ITEM_SIZE, PARENT_SPACE, build_leaf, build_parent
 from format.btree_columns import NO_ITEMS, Leaf, Parent
 from scoutfs.metadata.blocks import btree_cost
 
 LOW_WATER_MARK = PARENT_SPACE // 4
 """16372: a block below the root whose items take fewer bytes is joined with a neighbour."""
+
+_ITEM_BYTES = tuple(map(item_bytes, range(MAX_VALUE_SIZE + 1))).__getitem__
 
 
 class Node:
@@ -65,7 +67,7 @@ class LeafNode(Node):
 
     def __init__(self, leaf: Leaf = NO_ITEMS, total: int | None = None) -> None:
         columns = (list(leaf.keys), list(leaf.seqs), list(leaf.flags), list(leaf.values))
-        super().__init__(columns, sum(map(item_bytes, map(len, columns[3]))) if total is None else total)
+        super().__init__(columns, sum(map(_ITEM_BYTES, map(len, columns[3]))) if total is None else total)
         self.seqs: list[int] = columns[1]
         self.flags: list[int] = columns[2]
         self.values: list[bytes] = columns[3]
@@ -74,7 +76,7 @@ class LeafNode(Node):
 
     def sizes(self, start: int, end: int) -> Sequence[int]:
         """Return the bytes of each item from index `start` up to `end`, not included."""
-        return list(map(item_bytes, map(len, self.values[start:end])))
+        return list(map(_ITEM_BYTES, map(len, self.values[start:end])))
 
     def copy(self) -> LeafNode:
         """Return an independent node with the same items."""

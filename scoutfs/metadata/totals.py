@@ -26,6 +26,9 @@ class TreeKind(Enum):
     LOG = auto()
 
 
+NO_DIFFERENCE = bytes(_TOTL.size)
+"""The value of a difference of nothing."""
+
 Versions = dict[bytes, list[tuple[TreeKind, int, bytes]]]
 """By key, what the trees hold: kind of the tree, seq, and value of 16 bytes."""
 
@@ -44,6 +47,19 @@ def sum_deltas(blocks: BlockReader, versions: Versions) -> tuple[list[bytes], li
             seqs.append(max(seq for _, seq, _ in versions[key]))
             values.append(_TOTL.pack(*summed))
     return keys, seqs, values
+
+
+def is_delta(key: bytes) -> bool:
+    """Return whether items with this key are differences."""
+    return key[0] == Zone.XATTR_TOTL
+
+
+def add_deltas(path: str, key: bytes, one: bytes, other: bytes) -> bytes:
+    """Return the value of the sum of two differences; `path` names the device in the DamagedBlock of a wrong size."""
+    for value in (one, other):
+        if len(value) != _TOTL.size:
+            raise wrong_size(path, key, value, _TOTL.size)
+    return _TOTL.pack(*_added(_TOTL.unpack(one), _TOTL.unpack(other)))
 
 
 def _sum(blocks: BlockReader, key: bytes, versions: list[tuple[TreeKind, int, bytes]]) -> tuple[int, int]:
