@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
         end = words.index("--") if "--" in words else len(words)
         # argparse takes words with a space in them as operands; `number` takes it away again.
         words[:end] = [f" {word}" if _NUMBER.match(word) else word for word in words[:end]]
-        return self.parse_args(words)
+        return self.parse_intermixed_args(words)
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and where help is, and exit."""

@@ -1,0 +1,1 @@
+"""Tests of the commands that read a volume without mounting it."""
