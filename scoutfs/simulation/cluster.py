@@ -69,6 +69,7 @@ class Cluster:
         self.disk = Disk(FSID, self.slots)
         self.paths = {slot: DiskPath() for slot in self.slots}
         self.fencing = dict.fromkeys(self.slots, Fencing.WORKS)
+        self._disk_busy_until = 0.0
         self.members: dict[int, Member] = {}
         self.tracing = tell is not None
         self._tell = tell
@@ -119,6 +120,14 @@ class Cluster:
     def has_other_incarnation(self, member: Member) -> bool:
         """Whether another process believes that it owns the slot of `member`."""
         return any(other.slot == member.slot and other is not member for other in self._alive.values())
+
+    def read_time(self, slot: int) -> float:
+        """Return when a read of all blocks that a slot's host begins now is complete."""
+        return self._busy_until(self.paths[slot].read_time(self.now, self.random))
+
+    def update_time(self, slot: int) -> float:
+        """Return when an update that a slot's host begins now is complete."""
+        return self._busy_until(self.paths[slot].update_time(self.now, self.random))
 
     def fence(self, requester: Member, rid: int, reply: Callable[[FenceResult], None]) -> None:
         """Ask the fence agent of the requester's host: kills the mount `rid`, then replies."""
@@ -200,9 +209,7 @@ class Cluster:
 
         Returns the seconds until the leader served.
         """
-        stalls = [path.stalled_until for path in self.paths.values()]
-        pauses = [member.paused_until for member in self._alive.values()]
-        delayed_until = max(stalls + pauses)
+        delayed_until = max([self._disk_busy_until, *(member.paused_until for member in self._alive.values())])
         self.heal()
         if delayed_until > self.now:
             # What was asked of a stalled disk is answered, and a server that stood still takes its next step, only when
@@ -239,6 +246,10 @@ class Cluster:
             self.tell(member, "role", f"is {member.role.name.lower()} in term {member.term}")
 
     # -- helpers -----------------------------------------------------------------------------------------------------
+
+    def _busy_until(self, done: float) -> float:
+        self._disk_busy_until = max(self._disk_busy_until, done)
+        return done
 
     def _deliver(self, slot: int, message: object) -> None:
         member = self.members.get(slot)

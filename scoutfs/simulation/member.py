@@ -333,7 +333,7 @@ class Member:
         cluster = self.cluster
         cluster.invariants.writing(self, action, busy=self._pending is not None)
         path = cluster.paths[self.slot]
-        done = path.update_time(cluster.now, cluster.random)
+        done = cluster.update_time(self.slot)
         block = cluster.disk.blocks[self.slot]
         stranger = action.event is not Event.BEGIN and block.event(Event.BEGIN).rid != self.rid
         unreadable = path.fails_to_read(self.slot, cluster.random)
@@ -369,7 +369,7 @@ class Member:
     def _read(self, answer: Any) -> None:
         """Read all blocks; each is read at an instant of its own between now and the answer."""
         cluster = self.cluster
-        done = cluster.paths[self.slot].read_time(cluster.now, cluster.random)
+        done = cluster.read_time(self.slot)
         cluster.schedule.at(done, self._read_complete, dict(cluster.disk.blocks), answer)
 
     def _read_complete(self, early: dict[int, QuorumBlock], answer: Any) -> None:

@@ -124,7 +124,7 @@ class Server:
 
     def _read(self, then: object) -> None:
         cluster = self._member.cluster
-        done = cluster.paths[self._member.slot].read_time(cluster.now, cluster.random)
+        done = cluster.read_time(self._member.slot)
         cluster.schedule.at(done, self._read_complete, self._run, then)
 
     def _read_complete(self, run: int, then: object) -> None:

@@ -53,6 +53,7 @@ def test_every_invariant_holds_under_random_faults(scenario: str) -> None:
     ("seed", "scenario", "members"),
     [
         pytest.param(1073, "storm", 2, id="a-server-start-waits-for-a-disk-that-stalls-when-the-faults-end"),
+        pytest.param(500098, "disks", 2, id="a-write-that-must-fail-waits-for-a-disk-that-no-longer-stalls"),
         pytest.param(1026, "replaced", 2, id="two-mounts-of-one-slot-live-when-the-faults-end"),
     ],
 )
