@@ -79,7 +79,7 @@ class Copier:
     def copy(self, inode: Inode, source: bytes, directory: bytes, name: bytes) -> None:
         """Copy what is at `source`, with all below it, into a directory of this host as `name`, or as the directory.
 
-        Raises TargetError.
+        Raises TargetError, and ScoutfsError if the directory cannot be made or opened.
         """
         self._source, self._target = source.strip(b"/"), join(directory, name) if name else directory
         try:
@@ -87,7 +87,7 @@ class Copier:
             top = _Directory.open(directory.rstrip(b"/") + b"/.", directory)
         except OSError as error:
             self._check(error)
-            raise TargetError(f"{shown(directory)}: {error.strerror}", error.errno or 0) from error
+            raise ScoutfsError(f"{os.fsdecode(error.filename)}: {error.strerror}", error.errno or 0) from error
         try:
             self._copy_tree(inode, source, top, name)
         finally:
