@@ -18,6 +18,7 @@ from pathlib import Path
 from format.acl import ACCESS_NAME
 from format.superblock import ROOT_INO
 from mount import kernel
+from mount.control import NAME as CONTROL_NAME
 from mount.options import MountOptions, check_combination
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.errors import NoAttribute, NotFound
@@ -182,13 +183,15 @@ def _real_path(path: str) -> str:
 def _answers(directory: str) -> bool:
     """Whether the FUSE filesystem at `directory` has a process.  Raises ScoutfsError if it has one that is stuck.
 
-    Asked in a thread: a process that is stopped makes the question wait for ever.
+    Asked in a thread: a process that is stopped makes the question wait for ever.  A file is opened since attributes
+    are known to the kernel, which tells them for a while after the process has died.
     """
+    path = os.path.join(directory, os.fsdecode(CONTROL_NAME), "rid")
     results: list[bool] = []
 
     def ask() -> None:
         try:
-            os.stat(directory)
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             results.append(True)
         except OSError as error:
             results.append(error.errno not in (errno.ENOTCONN, errno.ECONNABORTED))
