@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from format.block import (
     LARGE_BLOCK_SIZE,
@@ -30,13 +30,18 @@ _LEVEL_OFFSET = 40
 
 
 class VolumeChanged(Exception):
-    """The super block is no longer the one that this check began with: what was read may be mixed with newer blocks."""
+    """The super block is no longer the one that this check began with: `ref` may have led to a block of that time."""
+
+    def __init__(self, ref: Ref) -> None:
+        self.ref = ref
+        super().__init__(f"block {ref.blkno}")
 
 
 class Blocks:
     """Reads blocks by reference.
 
     A block that does not fit its reference is damage, or the sign of a volume that is in use: `changed` tells which.
+    `stale` are references that failed before, under an older super block: one that a newer one still has is damage.
     `progress` is told the number of blocks that were read.
     """
 
@@ -48,12 +53,13 @@ class Blocks:
         report: Report,
         *,
         changed: Callable[[], bool],
+        stale: Collection[Ref] = (),
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.space = space
         self.report = report
         self._device, self._fsid = device, fsid
-        self._changed, self._progress = changed, progress
+        self._changed, self._stale, self._progress = changed, stale, progress
         self._visited = Bitmap(space.total)
         self.count = 0
         self.lost = 0
@@ -121,8 +127,8 @@ class Blocks:
             return self._once(ref, magic)
         except BlockError:
             # A block that another host is writing may be seen half new; a second look tells.
-            if self._changed():
-                raise VolumeChanged from None
+            if ref not in self._stale and self._changed():
+                raise VolumeChanged(ref) from None
             return self._once(ref, magic)
 
     def _once(self, ref: Ref, magic: Magic) -> bytes:

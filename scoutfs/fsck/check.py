@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,7 @@ from format.block import (
     LARGE_BLOCK_SIZE,
     META_START_BLKNO,
     SMALL_BLOCK_SIZE,
+    Ref,
 )
 from format.btree import Item
 from format.extent import Extent
@@ -26,7 +27,7 @@ from scoutfs.fsck.inodes import InodeItems
 from scoutfs.fsck.kinds import Kind
 from scoutfs.fsck.links import Links
 from scoutfs.fsck.report import Report
-from scoutfs.fsck.space import DataSpace, MetadataSpace
+from scoutfs.fsck.space import OWNERS_MAX, DataSpace, MetadataSpace
 from scoutfs.fsck.srch import SearchFiles
 from scoutfs.fsck.tree import Walker
 from scoutfs.fsck.words import blocks_words
@@ -66,15 +67,16 @@ def check_volume(
     A volume that is in use is checked as one super block says that it is; if blocks of that time are used again
     meanwhile, all begins anew.  Raises ScoutfsError if there is no volume, or if it changes faster than it is checked.
     """
+    stale: set[Ref] = set()
     for attempt in range(1, ATTEMPTS_MAX + 1):
         report = Report()
         super_block = superblock.read(meta, report)
         if super_block is None:
             return Outcome(report, MappingProxyType({}), attempt)
         try:
-            return Outcome(report, _Check(meta, data, super_block, report, progress).run(), attempt)
-        except VolumeChanged:
-            continue
+            return Outcome(report, _Check(meta, data, super_block, report, progress, stale).run(), attempt)
+        except VolumeChanged as changed:
+            stale.add(changed.ref)
     text = f"the volume is in use and changes faster than it can be checked ({ATTEMPTS_MAX} attempts)"
     raise ScoutfsError(f"{meta.path}: {text}: unmount it, or check a snapshot of its devices", errno.EBUSY)
 
@@ -89,6 +91,7 @@ class _Check:
         super_block: SuperBlock,
         report: Report,
         progress: Callable[[Progress], None],
+        stale: Collection[Ref],
     ) -> None:
         self._meta, self._data, self._super, self._report = meta, data, super_block, report
         self._progress, self._walk_number = progress, 1
@@ -103,7 +106,13 @@ class _Check:
         self._space = DataSpace(DATA_START_BLKNO, self._data_total)
         self._links = Links()
         self._blocks = Blocks(
-            meta, super_block.fsid, self._metadata, report, changed=self._changed, progress=self._read_blocks
+            meta,
+            super_block.fsid,
+            self._metadata,
+            report,
+            changed=self._changed,
+            stale=stale,
+            progress=self._read_blocks,
         )
         self._walker = Walker(self._blocks)
         self._free = FreeSpace(self._blocks, self._walker, self._space, self._data_total)
@@ -126,8 +135,6 @@ class _Check:
             "blocks_lost": lost,
         }
         self._details(lost)
-        if self._changed() and lost:
-            raise VolumeChanged
         return MappingProxyType(summary)
 
     def _check_small_blocks(self) -> None:
@@ -151,9 +158,11 @@ class _Check:
         """Follow every reference: what is in use first, then what is free, so that damage of the latter hides less."""
         raw, walker, blocks = self._raw, self._walker, self._blocks
         mounted = logs.mounted_clients(walker, raw.mounted_clients, blocks)
+        lost = blocks.lost
         merge = logs.merge(walker, raw.log_merge, blocks)
         trees = logs.log_trees(walker, raw.logs_root, mounted, blocks)
         self._deltas = sum(tree.parsed.inode_count_delta for tree in trees)
+        self._files_lost = blocks.lost - lost
         lost = blocks.lost
         files = SearchFiles(blocks, walker, self._links.search_entry)
         compactions = files.tree(raw.srch_root)
@@ -161,6 +170,8 @@ class _Check:
             files.file(tree.parsed.srch_file, f"{tree.name}, search file")
         for compaction in compactions:
             files.claim_output(compaction)
+        self._links.srch_is_whole = blocks.lost == lost
+        lost = blocks.lost
         forest.check_items(
             walker,
             self._report,
@@ -173,7 +184,7 @@ class _Check:
             take_total=self._links.total,
         )
         self._end_inode()
-        self._files_lost = blocks.lost - lost + (1 if lost else 0)
+        self._files_lost += blocks.lost - lost
         self._walk_free_space(trees, merge, compactions)
 
     def _walk_free_space(self, trees: list[logs.LogTree], merge: logs.Merge, compactions: list[Any]) -> None:
@@ -238,6 +249,8 @@ class _Check:
         if self._files_lost:
             report.add(Kind.FILES_UNCHECKED, "files", what="entries, inodes, indexes, totals and search files")
             return
+        if not links.srch_is_whole:
+            report.add(Kind.FILES_UNCHECKED, "files", what="attributes and search files")
         if not links.has_root:
             report.add(Kind.ROOT_MISSING, "inode 1")
         if links.greatest_ino >= raw.next_ino:
@@ -252,7 +265,7 @@ class _Check:
         files = not self._files_lost and not self._links.agree
         halves = not self._free.halves.agrees
         data = not self._space.agrees
-        shared = bool(self._metadata.shared)
+        shared = self._metadata.shared_count
         self._report_unclaimed(lost)
         if not (files or halves or shared or data):
             return
@@ -267,6 +280,8 @@ class _Check:
             self._free.report_halves()
         for block, owners in sorted(self._metadata.owners.items()):
             self._report.add(Kind.BLOCK_SHARED, "metadata", blkno=block, owners=" and ".join(owners))
+        if len(self._metadata.owners) == OWNERS_MAX:
+            self._report.count(Kind.BLOCK_SHARED, self._metadata.shared_count - OWNERS_MAX)
         if data:
             self._report_data(lost)
 

@@ -27,7 +27,8 @@ _ROOT = 1
 class Links:
     """Adds up both sides of each promise.  Takes 4 MiB, and 16 bytes for each directory.
 
-    After a walk `agree` says whether all is well.  If not, `begin_details`, the same walk again, and `report_all`.
+    Search files are left out unless `srch_is_whole`.  After a walk `agree` says whether all is well.  If not: call
+    `begin_walk` with details, walk again, and call `report_all`.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class Links:
         self.totals, self.numbers = Reconciliation(modulus=2**64), Reconciliation(modulus=2**64)
         self.srch = Reconciliation(modulus=2)
         self._existing_srch: dict[Hashable, bytes] = {}
+        self.srch_is_whole = True
         self._begin()
 
     def _begin(self) -> None:
@@ -46,7 +48,7 @@ class Links:
     @property
     def _all(self) -> tuple[Reconciliation, ...]:
         fields = (self.listings, self.backrefs, self.index, self.orphans, self.indx, self.totals, self.numbers)
-        return (*fields, self.srch)
+        return (*fields, self.srch) if self.srch_is_whole else fields
 
     @property
     def agree(self) -> bool:
@@ -133,7 +135,7 @@ class Links:
         for member, weight in self.indx.differences().items():
             kind = Kind.INDX_MISSING if weight > 0 else Kind.INDX_STALE
             report.add(kind, "attribute index", entry=indx_words(member))
-        for member in self.srch.differences():
+        for member in self.srch.differences() if self.srch_is_whole else ():
             attribute = self._existing_srch.get(member)
             where = f"inode {member.ino}"
             if attribute is None:

@@ -58,6 +58,11 @@ class Report:
         if len(kept) < self._keep:
             kept.append(Finding(kind, where, details))
 
+    def count(self, kind: Kind, more: int) -> None:
+        """Count findings that are too many to be told one by one."""
+        if more > 0 and not self.muted:
+            self.counts[kind] += more
+
     @property
     def errors(self) -> int:
         """How much damage was found."""

@@ -69,8 +69,8 @@ class Bitmap:
 class MetadataSpace:
     """The owners of the blocks of the metadata device.
 
-    Blocks are claimed by whoever refers to them.  A second walk with `watch` finds who claims those that are claimed
-    twice.
+    Blocks are claimed by whoever refers to them; `shared_count` counts claims on blocks that had one.  The same walk
+    behind `begin_details` finds the `owners` of the first of these.
     """
 
     def __init__(self, total: int) -> None:
@@ -83,7 +83,7 @@ class MetadataSpace:
     def claim(self, start: int, length: int, owner: str) -> None:
         """Note that these blocks, which exist, belong to `owner`."""
         for block in self._claimed.add(start, length):
-            self.shared_count += 1
+            self.shared_count += not self.owners
             if len(self.shared) < OWNERS_MAX:
                 self.shared.add(block)
         if length == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid as _uuid
 
 from format.block import DATA_START_BLKNO, LARGE_BLOCK_SIZE, META_START_BLKNO, SMALL_BLOCK_SIZE, BlockError, Magic
+from format.checksum import checksum
 from format.superblock import SuperBlock, SuperBlockStruct, SuperFlag
 from scoutfs.errors import ScoutfsError
 from scoutfs.fsck.kinds import Kind
@@ -23,6 +24,9 @@ def read(device: Device, report: Report) -> SuperBlock | None:
     Raises ScoutfsError if there is none, or one of a version that this release does not know.
     """
     raw = device.read(SUPER_OFFSET, SMALL_BLOCK_SIZE)
+    if not _is_whole(raw):
+        # A server may just have been writing it.
+        raw = device.read(SUPER_OFFSET, SMALL_BLOCK_SIZE)
     if int.from_bytes(raw[4:8], "little") != Magic.SUPER:
         raise ScoutfsError(f"{device.path}: there is no ScoutFS super block at byte {device.start + SUPER_OFFSET}")
     try:
@@ -80,3 +84,7 @@ def check_options(super_block: SuperBlock, report: Report) -> None:
             report.add(Kind.VOLUME_OPTION, where, option=name, problem=f"{zone_blocks} is out of range")
     elif zone_blocks:
         report.add(Kind.VOLUME_OPTION, where, option=name, problem=f"it is {zone_blocks}, but not set")
+
+
+def _is_whole(raw: bytes) -> bool:
+    return int.from_bytes(raw[:4], "little") == checksum(memoryview(raw)[4:])

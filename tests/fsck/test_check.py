@@ -9,6 +9,7 @@ import tracemalloc
 import pytest
 
 from format.block import seal
+from format.btree import read_items
 from scoutfs.errors import ScoutfsError
 from scoutfs.fsck.check import ATTEMPTS_MAX, Progress, check_volume
 from scoutfs.fsck.kinds import Kind
@@ -34,30 +35,39 @@ def test_a_new_volume_is_clean(name):
 
 
 class _Changing(MemoryIO):
-    """A volume whose super block is written again at the n-th reading of a certain block, which is new then."""
+    """A volume on which somebody commits just when the first leaf is about to be read, so many times.
 
-    def __init__(self, volume: Corruption, blkno: int, *, times: int) -> None:
+    The leaf and its parent get new sequence numbers, or stay as they are: something else was changed.
+    """
+
+    def __init__(self, volume: Corruption, *, times: int, moves_the_leaf: bool) -> None:
         super().__init__({"meta": volume.meta})
-        self._volume, self._blkno, self._times = volume, blkno, times
-        self._seq = volume.super.hdr.seq
-        self._good = volume.block(blkno)
+        self._volume, self._times, self._moves_the_leaf = volume, times, moves_the_leaf
+        self._root, self._leaf = volume.path()
 
     def pread(self, fd, buffer, offset):
-        if offset == self._blkno * LARGE:
-            if self._times:
-                self._times -= 1
-                self._seq += 1
-                self._volume.change_small(SUPER, lambda data: struct.pack_into("<Q", data, 16, self._seq))
-                self._volume.meta.write(offset, bytes(LARGE))
-            else:
-                self._volume.meta.write(offset, self._good)
+        if offset == self._leaf * LARGE and self._times:
+            self._times -= 1
+            self._commit(1000 + self._times)
         return super().pread(fd, buffer, offset)
 
+    def _commit(self, seq: int) -> None:
+        volume = self._volume
+        if self._moves_the_leaf:
+            place = read_items(volume.block(self._root), "").items[0].val_off
+            volume.poke(self._leaf, 16, "Q", seq)
+            volume.poke(self._root, place + 8, "Q", seq)
+            volume.poke(self._root, 16, "Q", seq)
+        volume.change_super(lambda parsed: parsed.hdr.update({"seq": parsed.hdr.seq + 1}))
+        if self._moves_the_leaf:
+            volume.change_super(lambda parsed: parsed.fs_root.ref.update({"seq": seq}))
 
-def check_changing(times):
+
+def check_changing(times, *, damaged=False):
     volume = Corruption(SMALL)
-    io = _Changing(volume, first_leaf(volume), times=times)
-    with Device.open("meta", io=io) as meta:
+    if damaged:
+        volume.change_block(first_leaf(volume), lambda data: data.__setitem__(4000, data[4000] ^ 1), sealed=False)
+    with Device.open("meta", io=_Changing(volume, times=times, moves_the_leaf=not damaged)) as meta:
         return check_volume(meta, None)
 
 
@@ -65,6 +75,12 @@ def test_a_volume_that_changes_is_checked_anew():
     outcome = check_changing(2)
     assert outcome.attempts == 3
     assert not outcome.report.errors
+
+
+def test_damage_is_found_while_the_volume_changes():
+    outcome = check_changing(10 * ATTEMPTS_MAX, damaged=True)
+    assert outcome.report.counts[Kind.BLOCK_CHECKSUM] == 1
+    assert outcome.attempts == 2
 
 
 def test_a_volume_that_changes_all_the_time_is_given_up():

@@ -8,7 +8,6 @@ import os
 import pytest
 
 from scoutfs import cli
-from scoutfs.fsck import check
 from scoutfs.tools import fsck
 from scoutfs.tools.fsck import devices
 from scoutfs.tools.mkfs import main as mkfs
@@ -190,22 +189,3 @@ def test_a_mounted_volume_is_checked_with_a_warning(clean, capsys, monkeypatch, 
 def test_it_is_a_command_of_scoutfs(capsys):
     assert cli.main(["fsck", "-y", "x"]) == 16
     assert "asks for repairs" in capsys.readouterr().err
-
-
-def test_what_was_found_before_a_change_is_forgotten(monkeypatch, clean, capsys):
-    attempts = []
-
-    class Check:
-        def __init__(self, meta, data, super_block, report, progress):
-            self._report = report
-
-        def run(self):
-            attempts.append(self._report)
-            if len(attempts) == 1:
-                self._report.add(check.Kind.ORPHAN, "inode 1")
-                raise check.VolumeChanged
-            return {}
-
-    monkeypatch.setattr(check, "_Check", Check)
-    assert fsck.main(["/m", "/d"], io=clean) == 0
-    assert capsys.readouterr().out == "/m: no damage found\n"

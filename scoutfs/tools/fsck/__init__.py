@@ -74,7 +74,13 @@ def main(argv: Sequence[str] | None = None, *, io: SystemIO | None = None) -> in
         if request.information:
             print(_information(request.information, program))
             return CLEAN
-        return _check(request, program, io)
+        status = _check(request, program, io)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep the interpreter from complaining while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OPERATIONAL
     except UsageError as error:
         print(f"{program}: {error}", _USAGE.format(program=program), sep="\n", file=sys.stderr)
         return USAGE
