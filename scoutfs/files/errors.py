@@ -51,6 +51,82 @@ class NoAttribute(FileError):
     number = errno.ENODATA
 
 
+class Exists(FileError):
+    """There is such a name, attribute or rule already (EEXIST)."""
+
+    number = errno.EEXIST
+
+
+class IsADirectory(FileError):
+    """A directory is not possible here (EISDIR)."""
+
+    number = errno.EISDIR
+
+
+class NotEmpty(FileError):
+    """The directory has entries (ENOTEMPTY)."""
+
+    number = errno.ENOTEMPTY
+
+
+class NotPermitted(FileError):
+    """The caller may not do that, or nobody may while the file is retained (EPERM)."""
+
+    number = errno.EPERM
+
+
+class Refused(FileError):
+    """An argument that is not possible (EINVAL)."""
+
+
+class Unsupported(FileError):
+    """This volume, or this file, does not know that (EOPNOTSUPP)."""
+
+    number = errno.EOPNOTSUPP
+
+
+class LinksExhausted(FileError):
+    """The inode has as many links as it can count (EMLINK)."""
+
+    number = errno.EMLINK
+
+
+class NoSpace(FileError):
+    """There are no blocks, or no numbers, left (ENOSPC)."""
+
+    number = errno.ENOSPC
+
+
+class QuotaExceeded(FileError):
+    """A quota rule forbids more (EDQUOT)."""
+
+    number = errno.EDQUOT
+
+
+class FileTooLarge(FileError):
+    """No file can be that large (EFBIG)."""
+
+    number = errno.EFBIG
+
+
+class ValueTooLarge(FileError):
+    """The value of an attribute has more than 65535 bytes (E2BIG)."""
+
+    number = errno.E2BIG
+
+
+class AttributeNameTooLong(FileError):
+    """The name of an attribute has more than 255 bytes (ERANGE)."""
+
+    number = errno.ERANGE
+
+
+class Stale(FileError):
+    """The file is another one by now, or has other contents (ESTALE)."""
+
+    number = errno.ESTALE
+
+
 class OfflineError(FileError):
     """The contents are in the archive and not on the volume (ENODATA).
 
@@ -62,6 +138,16 @@ class OfflineError(FileError):
     def __init__(self, ino: int, offset: int, length: int) -> None:
         self.ino, self.offset, self.length = ino, offset, length
         super().__init__(f"inode {ino}: {length} bytes from {offset} on are offline: stage them first")
+
+
+class TruncatePending(FileError):
+    """The truncation of inode `ino` has to be finished first, in transactions of its own (EAGAIN)."""
+
+    number = errno.EAGAIN
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        super().__init__(f"inode {ino}: blocks behind its end have to be removed first")
 
 
 class DamagedItem(ScoutfsError):

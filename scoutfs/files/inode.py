@@ -9,12 +9,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from format.block import BlockError
+from format.block import BlockError, FormatError
 from format.inode import InodeFlag, inode_size
 from format.keys import FsType
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.errors import DamagedItem
-from scoutfs.files.items import Items, damaged, fs_key, item_name, key_fields
+from scoutfs.files.items import NUMBER_MAX, Items, damaged, fs_key, item_name, key_fields
 
 BLOCK_SIZE = 4096
 """Bytes of a block of file data: `st_blksize`."""
@@ -143,6 +143,20 @@ def decode_inode(ino: int, value: bytes, fmt_vers: int) -> Inode:
     )
     (proj,) = _PROJ.unpack_from(value, _INODE.size) if size > _INODE.size else (0,)
     return Inode._make((ino, *numbers, *times, proj))
+
+
+def encode_inode(inode: Inode, fmt_vers: int) -> bytes:
+    """Return the value of an inode's item, at the length of the volume's format version.
+
+    Counters wrap at 64 bits; anything else out of range raises FormatError.
+    """
+    fields = [field & NUMBER_MAX for field in inode[1:10]]
+    times = [part for time in inode[16:20] for part in divmod(time, _NANOSECONDS)]
+    try:
+        value = _INODE.pack(*fields, *inode[10:16], *times)
+        return value + _PROJ.pack(inode.proj) if fmt_vers >= 2 else value
+    except struct.error as error:
+        raise FormatError(f"{inode}: {error}") from error
 
 
 def _ino_of(key: bytes) -> int:

@@ -14,9 +14,10 @@ It asks for each by `Change.need`, before it uses items under it, and asking for
         release the hold and the locks (their grants stay with the mount, so that taking them again is cheap)
 
 This covers what spec 05 §1.2 has loops for: a name that by now leads to another inode, a transaction seq that selects
-other index locks.  Everything else passes the same way: a store whose items must first be read without blocking, or a
-pool of data blocks that needs a commit, raises an error of its own, and the shell waits for it before it runs the
-operation again.  Operations that need several transactions are steps, run one in a hold each, that say what is left.
+other index locks.  Everything else passes the same way: `CommitNeeded` when data blocks run out, `TruncatePending` when
+a truncation has to be finished first, `OfflineError` when contents have to come from the archive, and whatever a store
+raises that must first read items without blocking: the shell does what is needed, and runs the operation again.
+Operations that need several transactions are steps, run one in a hold each, that say what is left.
 """
 
 from __future__ import annotations
@@ -134,6 +135,13 @@ class ItemStore(Protocol):
         """Do all of `changes`, no two of which are of one key, or none of them.  Raises ItemConflict."""
 
 
+class CommitNeeded(ScoutfsError):
+    """There will be data blocks after a commit: commit, and run the operation again (ENOBUFS)."""
+
+    def __init__(self) -> None:
+        super().__init__("a commit is needed before more data blocks can be had", errno.ENOBUFS)
+
+
 class DataSpace(Protocol):
     """Blocks of 4 KiB of the data device (spec 04 §6.5)."""
 
@@ -143,7 +151,7 @@ class DataSpace(Protocol):
     def allocate(self, count: int) -> tuple[int, int]:
         """Return the first of at most `count` neighbouring free blocks, and how many they are.
 
-        Raises NoSpace if there are none, or an error of its own if there will be some after a commit.
+        Raises NoSpace if there are none, CommitNeeded if there will be some after a commit.
         """
 
     def give_back(self, blkno: int, count: int) -> None:

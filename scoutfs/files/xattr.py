@@ -27,11 +27,24 @@ class XattrName(NamedTuple):
         return is_hidden(self.name)
 
 
+class StoredXattr(NamedTuple):
+    """An attribute as it is stored: its id, and the values of its parts."""
+
+    id: int
+    parts: list[bytes]
+
+
 def find_xattr(items: Items, ino: int, name: bytes) -> bytes | None:
     """Return the value of the attribute called `name`, its prefix included; None if there is none.
 
     Raises DamagedItem, and what reading items raises.
     """
+    found = locate_xattr(items, ino, name)
+    return None if found is None else stored_value(items, ino, name, found)
+
+
+def locate_xattr(items: Items, ino: int, name: bytes) -> StoredXattr | None:
+    """Return where the attribute called `name` is stored, None if there is none.  Raises as `find_xattr` does."""
     if not 1 <= len(name) <= NAME_MAX:
         return None
     parts: list[bytes] = []
@@ -51,7 +64,12 @@ def find_xattr(items: Items, ino: int, name: bytes) -> bytes | None:
         if part != len(parts):
             damaged(items, key, f"part {len(parts)} is missing")
         parts.append(value)
-    return _joined(items, fs_key(ino, FsType.XATTR, xattr_name_hash(name), at or 0), parts).value if parts else None
+    return StoredXattr(at or 0, parts) if parts else None
+
+
+def stored_value(items: Items, ino: int, name: bytes, found: StoredXattr) -> bytes:
+    """Return the value of the attribute called `name` that `locate_xattr` has found.  Raises DamagedItem."""
+    return _joined(items, fs_key(ino, FsType.XATTR, xattr_name_hash(name), found.id), found.parts).value
 
 
 def list_xattrs(items: Items, ino: int, hash: int = 0, id: int = 0) -> Iterator[XattrName]:
