@@ -25,7 +25,9 @@ from scoutfs.files.inode import decode_inode
 from scoutfs.files.items import NUMBER_MAX, fs_key
 from scoutfs.storage.volume import Volume
 from tests import images, kernel_images
+from tests.files.manifests import walk
 from tests.files.table import Table
+from tests.memory import PAGE, Image
 
 Opened = Callable[[str], Filesystem]
 DIRECTORY, LINK = 0o040755, 0o120777
@@ -188,3 +190,28 @@ def test_a_volume_given_by_its_open_devices(tmp_path: Path) -> None:
     with Volume.open(data, meta, writable=False) as volume:
         files = Filesystem(volume)
         assert files.resolve(b"/").ino == 1
+
+
+def test_a_volume_on_one_device(opened: Opened, tmp_path: Path) -> None:
+    """The metadata, and the data behind them, as `mkfs` lays out a single device; contents lie at the other offset."""
+    meta, data = kernel_images.unpack_volume("multi3-final", tmp_path)
+    both = tmp_path / "both"
+    size = meta.stat().st_size
+    with both.open("wb") as target:
+        target.truncate(size + data.stat().st_size)
+        for source, start in ((Image.of_file(meta), 0), (Image.of_file(data), size)):
+            for page, content in source.pages.items():
+                target.seek(start + page * PAGE)
+                target.write(content)
+    expected = opened("multi3-final")
+    with Filesystem.open(both) as files:
+        assert files.volume.single_device
+        found = dict(walk(files))
+        assert found == dict(walk(expected))
+        contents = {
+            path: [files.read(inode.ino, 0, inode.size), expected.read(inode.ino, 0, inode.size)]
+            for path, inode in found.items()
+            if inode.is_regular
+        }
+    assert all(one == other for one, other in contents.values())
+    assert any(one.strip(b"\0") for one, _ in contents.values())
