@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
 
 import pyfuse3
+import trio
 
 from format.checksum import Buffer
 from format.superblock import ROOT_INO
@@ -130,6 +131,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self._open: dict[int, Opened] = {}
         self._next_handle = 1
         self._told_read_only = False
+        self.greeted = trio.Event()
+        """Set when the kernel has been told what it may ask for: before that it must not be told anything else."""
+
+    def init(self) -> None:
+        self.greeted.set()
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any = None) -> pyfuse3.EntryAttributes:
         if parent_inode >= control.FIRST_INO:

@@ -6,6 +6,7 @@ the socket for umount; the first thing that ends the mount decides how it leaves
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -31,6 +32,9 @@ from mount.watchers import Watchers
 
 MAX_TASKS = 10_000
 """Requests in progress at most: those that wait for a server must not keep others, `.scoutfs` above all, from it."""
+
+READAHEAD_KB = 4096
+"""What the kernel asks for ahead of a reader: four of the largest requests."""
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What unmounts; the last only in the foreground."""
@@ -141,6 +145,7 @@ class RunningMount:
                 await nursery.start(self._member.run, self._log)
             await nursery.start(self._client.run)
             nursery.start_soon(self._serve_kernel)
+            nursery.start_soon(self._enlarge_readahead)
             if self._listening is not None:
                 nursery.start_soon(self._watchers.serve, self._listening)
             failure = await self._become_ready(ready, wait)
@@ -174,6 +179,12 @@ class RunningMount:
                 usable = True
                 nursery.cancel_scope.cancel()
         return usable
+
+    async def _enlarge_readahead(self) -> None:
+        """Have the kernel read files in large pieces; who may not change that goes without."""
+        await self.operations.greeted.wait()
+        with contextlib.suppress(OSError), open(f"/sys/class/bdi/{self._attached.device}/read_ahead_kb", "w") as file:
+            file.write(f"{READAHEAD_KB}\n")
 
     async def _serve_kernel(self) -> None:
         """Answer the kernel until the session is over."""
