@@ -33,6 +33,10 @@ class Root(NamedTuple):
         """Convert a parsed `format.btree.BtreeRoot`."""
         return cls(Ref(parsed.ref.blkno, parsed.ref.seq), parsed.height)
 
+    def fields(self) -> dict[str, Any]:
+        """Return what `format.btree.BtreeRoot` is built from."""
+        return {"ref": self.ref._asdict(), "height": self.height}
+
 
 NO_ROOT = Root()
 """The root of an empty tree."""
@@ -128,6 +132,19 @@ class Btree:
         if index == len(leaf.keys) or leaf.keys[index] != key:
             return None
         return TreeItem(key, leaf.seqs[index], leaf.flags[index], leaf.values[index])
+
+    def next(self, key: bytes, last: bytes = LAST_KEY) -> TreeItem | None:
+        """Return the first item from `key` to `last`, be it a deletion; None if there is none."""
+        while key <= last:
+            leaf, _, end = self.leaf(key)
+            index = bisect_left(leaf.keys, key)
+            end = min(end, last)
+            if index < len(leaf.keys) and leaf.keys[index] <= end:
+                return TreeItem(leaf.keys[index], leaf.seqs[index], leaf.flags[index], leaf.values[index])
+            if end == LAST_KEY:
+                return None
+            key = after(end)
+        return None
 
     def leaves(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[LeafRange]:
         """Yield the leaves responsible for `first` to `last`, ascending; ranges are cut to what was asked for."""

@@ -53,12 +53,18 @@ def io_error(offset: int) -> None:
 
 @dataclass
 class Pool:
-    """An allocator that never runs out; the `fails_at`-th call from now on fails."""
+    """An allocator that never runs out, whatever it says; the `fails_at`-th call from now on fails."""
 
     next_blkno: int = 1000
     used: set[int] = field(default_factory=set)
     freed: set[int] = field(default_factory=set)
     fails_at: int = 0
+    remaining_avail: int = 8185
+    remaining_freed: int = 8185
+
+    def is_low(self, blocks: int) -> bool:
+        """As what it says."""
+        return min(self.remaining_avail, self.remaining_freed) < blocks
 
     def exchange(self, count: int, freed: Sequence[int] = ()) -> list[int]:
         """Take and give back blocks; no block comes twice."""
