@@ -15,10 +15,10 @@ from typing import NamedTuple
 from format.btree import ItemFlag
 from format.btree_columns import Leaf
 from format.hashes import bloom_bits
-from format.keys import Key
+from format.keys import Key, Zone
 from scoutfs.metadata.blocks import BlockReader
 from scoutfs.metadata.btree import FIRST_KEY, LAST_KEY, NO_ROOT, Btree, LeafRange, Root, after, before
-from scoutfs.metadata.lock_ranges import bloom_key
+from scoutfs.metadata.lock_ranges import LOCK_GROUP, bloom_key
 from scoutfs.metadata.log_trees import LogTree, read_log_trees, read_merge_seq
 from scoutfs.metadata.totals import DELTA_FIRST, DELTA_LAST, TreeKind, Versions, sum_deltas
 
@@ -54,6 +54,7 @@ class Snapshot:
     def __init__(self, blocks: BlockReader, roots: Roots) -> None:
         self.blocks = blocks
         self.roots = roots
+        self._bits_of_groups: dict[int, Sequence[int]] = {}
 
     @cached_property
     def log_trees(self) -> tuple[LogTree, ...]:
@@ -70,8 +71,15 @@ class Snapshot:
 
         Log trees whose bloom filter excludes the key are not read.
         """
-        batch = next(self.batches(key, key), None)
-        return None if batch is None else batch.values[0]
+        if DELTA_FIRST <= key <= DELTA_LAST:
+            batch = next(self.batches(key, key), None)
+            return None if batch is None else batch.values[0]
+        newest = None
+        for _, btree in self._trees_with(key, key):
+            item = btree.lookup(key)
+            if item is not None and (newest is None or item.seq > newest.seq):
+                newest = item
+        return None if newest is None or newest.flags & ItemFlag.DELETION else newest.value
 
     def next(self, key: bytes, last: bytes = LAST_KEY) -> tuple[bytes, bytes] | None:
         """Return key and value of the first item at or behind `key` and not behind `last`, None if there is none."""
@@ -95,7 +103,7 @@ class Snapshot:
 
     def batches(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[Batch]:
         """Yield the items from `first` to `last` in batches, none of them empty, ascending."""
-        cursors = self._cursors(first, last)
+        cursors = [_Cursor(btree, tree) for tree, btree in self._trees_with(first, last)]
         while first <= last:
             end = _end_of_kind(first, last)
             ranges = [cursor.at(first) for cursor in cursors]
@@ -109,7 +117,7 @@ class Snapshot:
 
     def batches_reversed(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[Batch]:
         """Yield the items from `first` to `last` in batches that descend, none of them empty; items in them ascend."""
-        cursors = self._cursors(first, last)
+        cursors = [_Cursor(btree, tree) for tree, btree in self._trees_with(first, last)]
         while first <= last:
             start = _start_of_kind(first, last)
             ranges = [cursor.at(last) for cursor in cursors]
@@ -121,19 +129,36 @@ class Snapshot:
                 return
             last = before(start)
 
-    def _cursors(self, first: bytes, last: bytes) -> list[_Cursor]:
-        """Return a cursor for each tree that may hold something from `first` to `last`, in visiting order."""
-        cursors = [_Cursor(Btree(self.blocks, self.roots.fs_root), None)]
-        bits: Sequence[int] | None = None
-        for tree in self.log_trees:
-            if not tree.item_root.ref.blkno:
-                continue
-            if bits is None:
-                start = bloom_key(Key.from_sort_bytes(first), Key.from_sort_bytes(last))
-                bits = () if start is None else bloom_bits(start)
-            if not bits or tree.may_hold(self.blocks, bits):
-                cursors.append(_Cursor(Btree(self.blocks, tree.item_root), tree))
-        return cursors
+    @cached_property
+    def _trees(self) -> list[tuple[LogTree | None, Btree]]:
+        """All trees in the order in which they are visited; `fs_root` has no log tree."""
+        logs = ((tree, Btree(self.blocks, tree.item_root)) for tree in self.log_trees if tree.item_root.ref.blkno)
+        return [(None, Btree(self.blocks, self.roots.fs_root)), *logs]
+
+    def _trees_with(self, first: bytes, last: bytes) -> list[tuple[LogTree | None, Btree]]:
+        """Return the trees that may hold something from `first` to `last`, in the order in which they are visited."""
+        if len(self._trees) == 1:
+            return self._trees
+        bits = self._bits(first, last)
+        if not bits:
+            return self._trees
+        return [(tree, btree) for tree, btree in self._trees if tree is None or tree.may_hold(self.blocks, bits)]
+
+    def _bits(self, first: bytes, last: bytes) -> Sequence[int]:
+        """Return the bloom bits that trees with anything from `first` to `last` have set, none if nothing tells."""
+        group = int.from_bytes(first[:9], "big") // LOCK_GROUP
+        is_of_files = first[0] == Zone.FS
+        if is_of_files and group != int.from_bytes(last[:9], "big") // LOCK_GROUP:
+            return ()
+        if is_of_files and group in self._bits_of_groups:
+            return self._bits_of_groups[group]
+        start = bloom_key(Key.from_sort_bytes(first), Key.from_sort_bytes(last))
+        bits = () if start is None else bloom_bits(start)
+        if is_of_files and start is not None:
+            if len(self._bits_of_groups) >= _GROUPS_KEPT:
+                self._bits_of_groups.clear()
+            self._bits_of_groups[group] = bits
+        return bits
 
     def _merged(self, cursors: list[_Cursor], ranges: list[LeafRange], first: bytes, last: bytes) -> Batch:
         spans = []
@@ -183,6 +208,8 @@ class _Cursor:
 
 
 _NOTHING = Batch((), (), ())
+_GROUPS_KEPT = 4096
+"""Groups of inodes whose bloom bits are remembered."""
 
 
 def _without_deletions(leaf: Leaf, start: int, end: int) -> Batch:
