@@ -14,14 +14,14 @@ from pathlib import Path
 from format.block import LARGE_BLOCK_SIZE, SMALL_BLOCK_SIZE, Ref
 from format.btree_build import build_leaf, build_parent
 from format.dirent import DirEntry, DirentType
-from format.hashes import dirent_name_hash
+from format.hashes import dirent_name_hash, xattr_name_hash
 from format.keys import FsType
 from format.superblock import ROOT_INO, SuperBlock
-from scoutfs.files.items import fs_key
+from scoutfs.files.items import fs_key, fs_range
 from scoutfs.storage.volume import SUPER_OFFSET
 
 FIRST_BLKNO = 1 << 13
-"""Where the blocks of the tree begin on the metadata device, far behind what mkfs has written."""
+"""The blocks of the first tree are behind it on the metadata device, far behind what mkfs has written."""
 FIRST_DATA_BLKNO = 1 << 10
 
 _LEAF_ITEMS = 250
@@ -56,6 +56,7 @@ class Builder:
         self._items: dict[bytes, bytes] = {}
         self._next_ino = 1024
         self._next_data = FIRST_DATA_BLKNO
+        self._next_blkno = FIRST_BLKNO
         self._data: list[tuple[int, bytes]] = []
 
     def add(self, parent: int, name: bytes, mode: int, **fields: int) -> int:
@@ -95,13 +96,19 @@ class Builder:
         file.offline += blocks if flags & 1 else 0
         file.size = max(file.size, (start + blocks) * SMALL_BLOCK_SIZE)
 
-    def add_xattr(self, ino: int, name: bytes, value: bytes, name_hash: int, id: int = 0) -> None:
+    def drop_extents(self, ino: int) -> None:
+        """Take all extents of a file away; its size stays."""
+        first, last = fs_range(ino, FsType.DATA_EXTENT)
+        self._items = {key: value for key, value in self._items.items() if not first <= key <= last}
+        self.files[ino].online = self.files[ino].offline = 0
+
+    def add_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         """Give a file an attribute of one item."""
         header = struct.pack("<HB5x", len(value), len(name))
-        self._items[fs_key(ino, FsType.XATTR, name_hash, id)] = header + name + value
+        self._items[fs_key(ino, FsType.XATTR, xattr_name_hash(name))] = header + name + value
 
     def write(self, meta_path: Path, data_path: Path) -> None:
-        """Put everything on the devices of a new volume."""
+        """Put everything on the devices of a volume, beside what was put there before: a commit."""
         for ino, file in self.files.items():
             self._items[fs_key(ino, FsType.INODE)] = _inode(file)
         with meta_path.open("r+b") as meta, data_path.open("r+b") as data:
@@ -124,14 +131,12 @@ class Builder:
         """Yield all blocks of the tree, leaves first: reference, height of the tree below it, contents."""
         keys = sorted(self._items)
         row: list[tuple[bytes, Ref]] = []
-        blkno = FIRST_BLKNO
         for start in range(0, len(keys), _LEAF_ITEMS):
             part = keys[start : start + _LEAF_ITEMS]
-            ref = Ref(blkno, _SEQ)
+            ref = self._next_ref()
             ones = [1] * len(part)
             yield ref, 1, build_leaf(fsid, ref, part, ones, [0] * len(part), [self._items[key] for key in part])
             row.append((part[-1], ref))
-            blkno += 1
         level = 0
         while len(row) > 1:
             level += 1
@@ -139,12 +144,15 @@ class Builder:
             above = []
             for start in range(0, len(row), _CHILDREN):
                 children = row[start : start + _CHILDREN]
-                ref = Ref(blkno, _SEQ)
+                ref = self._next_ref()
                 keys_of, refs = zip(*children)
                 yield ref, level + 1, build_parent(fsid, ref, level, keys_of, refs)
                 above.append((keys_of[-1], ref))
-                blkno += 1
             row = above
+
+    def _next_ref(self) -> Ref:
+        self._next_blkno += 1
+        return Ref(self._next_blkno, _SEQ)
 
 
 def _inode(file: File) -> bytes:
