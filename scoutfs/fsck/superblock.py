@@ -14,7 +14,6 @@ from scoutfs.storage.device import Device
 from scoutfs.storage.volume import SUPER_OFFSET
 
 _ZONE_BLOCKS_MIN = 1 << 20
-_ZONES_MAX = 1024
 _ZONE_OPTION = 1
 
 
@@ -80,7 +79,8 @@ def check_options(super_block: SuperBlock, report: Report) -> None:
     if options.set_bits & ~_ZONE_OPTION or any(options.future_expansion):
         report.add(Kind.VOLUME_OPTION, where, option="of a newer release", problem="it is set")
     if options.set_bits & _ZONE_OPTION:
-        if not max(_ZONE_BLOCKS_MIN, total // _ZONES_MAX) <= zone_blocks <= total:
+        # That zones cover the device is not asked again once it has grown (spec 01 §3.3).
+        if not _ZONE_BLOCKS_MIN <= zone_blocks <= total:
             report.add(Kind.VOLUME_OPTION, where, option=name, problem=f"{zone_blocks} is out of range")
     elif zone_blocks:
         report.add(Kind.VOLUME_OPTION, where, option=name, problem=f"it is {zone_blocks}, but not set")

@@ -17,7 +17,7 @@ from scoutfs.fsck.report import Report
 from scoutfs.storage.device import Device
 from tests import images
 from tests.fsck.corruption import LARGE, SMALL, SUPER, Corruption
-from tests.fsck.damage import first_leaf
+from tests.fsck.damage.registry import first_leaf
 from tests.memory import MemoryIO
 
 MADE_BY_MKFS = (
