@@ -34,7 +34,8 @@ tests, as in find(1); N is N, +N (more) or -N (less):
   -xattr GLOB    has an attribute of such a name, hidden ones too
   -offline       has contents that are not on the volume
   -project N     belongs to this project
-operators: ( )  ! -not  -a -and  -o -or;  -print is what is done, -print0 ends paths with zero bytes"""
+operators: ( )  ! -not  -a -and  -o -or
+actions: -print, which is done if there is none; -print0, which ends all paths with zero bytes"""
 _OPTIONS = ("--json", "--help", "-h", "-N", "--literal")
 _WITH_VALUE = ("-m", "--metadev")
 _WRITTEN_AT_ONCE = 1000
@@ -92,13 +93,10 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 def _find(
     files: Filesystem, start: Inode, path: bytes, wanted: Expression, printer: _Printer, problems: Problems
 ) -> None:
-    test, min_depth = wanted.test, wanted.min_depth
     try:
         for visited in walk(files, start, path, problems, descend=wanted.descend):
-            if visited.depth < min_depth:
-                continue
             try:
-                found = test(visited)
+                found = wanted.wants(visited)
             except ScoutfsError as error:
                 problems(visited.path, error)
                 continue

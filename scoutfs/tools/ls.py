@@ -12,6 +12,7 @@ from itertools import islice
 from format.dirent import DirentType
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.directory import Listed
+from scoutfs.files.errors import FileError
 from scoutfs.files.filesystem import Filesystem
 from scoutfs.files.inode import Inode
 from scoutfs.tools.reading import describe
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         operands = []
         for path in paths:
             try:
-                operands.append((path, files.resolve(path, follow=not args.directory and not args.long)))
+                operands.append((path, _operand(files, path, follow=not args.directory and not args.long)))
             except ScoutfsError as error:
                 problems(path, error)
         lister.show(operands, len(paths) > 1)
@@ -93,6 +94,14 @@ def _time_style(text: str) -> str:
     if text not in _STYLES and not text.startswith("+"):
         raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(_STYLES)}, +FORMAT")
     return text
+
+
+def _operand(files: Filesystem, path: bytes, *, follow: bool) -> Inode:
+    """Return what a path leads to; with `follow` the end of symbolic links, unless they lead nowhere."""
+    try:
+        return files.resolve(path, follow=follow)
+    except FileError:
+        return files.resolve(path, follow=False)
 
 
 class _Lister:

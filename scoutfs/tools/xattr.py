@@ -119,7 +119,8 @@ def _encoded(value: bytes, encoding: str | None) -> bytes:
         return b"0x" + value.hex().encode()
     if encoding == "base64":
         return b"0s" + base64.b64encode(value)
-    return b'"' + _octal(value.removesuffix(b"\0"), b'\\"\n\r\0') + b'"'
+    quoted = re.sub(rb'([\\"])', rb"\\\1", value.removesuffix(b"\0"))
+    return b'"' + _octal(quoted, b"\n\r\0") + b'"'
 
 
 def _is_text(value: bytes) -> bool:

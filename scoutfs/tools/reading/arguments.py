@@ -58,8 +58,11 @@ class Parser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if argv is None else argv)
         end = words.index("--") if "--" in words else len(words)
         # argparse takes words with a space in them as operands; `number` takes it away again.
-        words[:end] = [f" {word}" if _NUMBER.match(word) else word for word in words[:end]]
+        words[:end] = [f" {word}" if self._is_number(word) else word for word in words[:end]]
         return self.parse_intermixed_args(words)
+
+    def _is_number(self, word: str) -> bool:
+        return bool(_NUMBER.match(word)) and word[:2] not in self._option_string_actions
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and where help is, and exit."""

@@ -41,13 +41,26 @@ class BadExpression(ScoutfsError):
 
 @dataclass
 class Expression:
-    """What was asked for: `test` of each file from `min_depth` to `max_depth`; `pruned` is set by tests."""
+    """What was asked for: `test` of each file from `min_depth` to `max_depth`; `printed` and `pruned` are set by it.
+
+    Where it has actions, those decide what is printed, otherwise its truth.
+    """
 
     test: Test = field(default=lambda visited: True)
     min_depth: int = 0
     max_depth: int | None = None
     ends_with_zero: bool = False
+    has_action: bool = False
+    printed: bool = False
     pruned: bool = False
+
+    def wants(self, visited: Visited) -> bool:
+        """Whether a file is to be printed.  Raises what reading its attributes does."""
+        if visited.depth < self.min_depth:
+            return False
+        self.printed = False
+        is_true = self.test(visited)
+        return self.printed if self.has_action else is_true
 
     def descend(self, visited: Visited) -> bool:
         """Whether a directory that was tested is to be entered."""
@@ -139,9 +152,19 @@ class _Parser:
 
         return prune
 
+    def _print(self) -> Test:
+        found = self._found
+        found.has_action = True
+
+        def print_it(visited: Visited) -> bool:
+            found.printed = True
+            return True
+
+        return print_it
+
     def _print0(self) -> Test:
         self._found.ends_with_zero = True
-        return lambda visited: True
+        return self._print()
 
     def _max_depth(self, value: str) -> Test:
         self._found.max_depth = _natural(value)
@@ -254,7 +277,7 @@ _PLAIN: Mapping[str, Callable[[_Parser], Test]] = MappingProxyType(
     {
         "-empty": _Parser._empty,
         "-offline": _offline,
-        "-print": lambda parser: lambda visited: True,
+        "-print": _Parser._print,
         "-print0": _Parser._print0,
         "-prune": _Parser._prune,
         "-true": lambda parser: lambda visited: True,
