@@ -250,7 +250,8 @@ def _own_files(mount: Mount) -> dict[str, Node]:
     return {
         "connection": _text_file(mount.connection_text),
         "control": _text_file(mount.control_text),
-        "errors": _text_file(mount.errors_text),
+        # looked up at each reading: the mount knows its requests only after it has made these files
+        "errors": _text_file(lambda: mount.errors_text()),
         "log": _text_file(mount.log_text),
         "options": _text_file(lambda: mount.options.text + "\n"),
         "pids": _text_file(mount.pids_text),
