@@ -72,7 +72,7 @@ def rename(change: Change, names: Names, flags: int = 0, kinship: Kinship | None
     that would be below itself and for one that would replace its parent; NotFound, NotADirectory, IsADirectory,
     NotEmpty, Exists, NameTooLong, NotPermitted, NoSpace, and as `Change` does.
     """
-    if flags & ~RenameFlag.NOREPLACE:
+    if flags & ~int(RenameFlag.NOREPLACE):
         raise Refused(f"flags {flags:#x}: only NOREPLACE is possible")
     if names.old_dir != names.new_dir:
         change.need(RENAME_LOCK)

@@ -48,7 +48,7 @@ def finish_truncate(change: Change, ino: int) -> bool:
         return True
     inode, done = remove_extents(change, inode, -(-inode.size // BLOCK_SIZE), EXTENTS_MAX)
     if done:
-        inode = inode._replace(flags=inode.flags & ~InodeFlag.TRUNCATE)
+        inode = inode._replace(flags=inode.flags & ~int(InodeFlag.TRUNCATE))
     change.set(inode)
     return done
 
