@@ -115,6 +115,16 @@ def list_batch(items: Items, dir_ino: int, pos: int, limit: int) -> list[Listed]
     return listed
 
 
+def list_by_hash(items: Items, dir_ino: int) -> Iterator[Listed]:
+    """Yield the entries of a directory in the order of the hashes of their names: other items hold them again.
+
+    Raises DamagedItem, and what reading items raises.
+    """
+    for key, value in items.items(*fs_range(dir_ino, FsType.DIRENT)):
+        entry = _parsed(items, key, value)
+        yield Listed(entry.name, entry.ino, entry.type, entry.pos)
+
+
 def _parsed(items: Items, key: bytes, value: bytes) -> DirEntry:
     try:
         return DirEntry.parse(value, "directory entry")

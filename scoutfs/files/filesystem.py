@@ -161,6 +161,10 @@ class Filesystem:
         """Return some entries of a directory at position `pos` and behind; see `directory.list_batch`."""
         return directory.list_batch(self.forest, ino, pos, limit)
 
+    def list_by_hash(self, ino: int) -> Iterator[Listed]:
+        """Yield the entries of a directory from the items by which names are found; see `directory.list_by_hash`."""
+        return directory.list_by_hash(self.forest, ino)
+
     def readlink(self, ino: int) -> bytes:
         """Return the target of a symbolic link.  Raises NotFound, WrongType."""
         inode = self.inode(ino)

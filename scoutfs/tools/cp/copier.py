@@ -203,8 +203,7 @@ class Copier:
         if there and os.path.samestat(os.lstat(known), os.lstat(path)):
             return True
         temporary = join(parent.base, _TEMPORARY % visited.inode.ino)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        _remove(temporary)
         try:
             os.link(known, temporary, follow_symlinks=False)
         except OSError as error:
@@ -235,26 +234,31 @@ class Copier:
         """Make the copy; return False if nothing was made, which is reported."""
         inode = visited.inode
         temporary = join(parent.base, _TEMPORARY % inode.ino)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        _remove(temporary)
         try:
-            complete = True
-            if inode.is_regular:
-                complete = self._contents(temporary, visited)
-                if not complete and not self._settings.partial:
-                    return False
-            elif inode.is_symlink:
-                os.symlink(self._files.readlink(inode.ino), temporary)
-            elif stat.S_IFMT(inode.mode) in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK):
-                os.mknod(temporary, stat.S_IFMT(inode.mode) | 0o600, inode.device_number)
-            else:
-                raise ScoutfsError(f"mode {inode.mode:#o}: {type_name(inode)} type")
+            complete = self._make(temporary, visited)
+            if not complete and not self._settings.partial:
+                _remove(temporary)
+                return False
             self._apply(visited, temporary)
             os.rename(temporary, join(parent.base, name if complete else name + PARTIAL))
-            return complete
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        except BaseException:
+            _remove(temporary)
+            raise
+        return complete
+
+    def _make(self, temporary: bytes, visited: Visited) -> bool:
+        """Make the file itself; return False if contents are missing, which is reported."""
+        inode = visited.inode
+        if inode.is_regular:
+            return self._contents(temporary, visited)
+        if inode.is_symlink:
+            os.symlink(self._files.readlink(inode.ino), temporary)
+        elif stat.S_IFMT(inode.mode) in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK):
+            os.mknod(temporary, stat.S_IFMT(inode.mode) | 0o600, inode.device_number)
+        else:
+            raise ScoutfsError(f"mode {inode.mode:#o}: {type_name(inode)} type")
+        return True
 
     def _contents(self, temporary: bytes, visited: Visited) -> bool:
         """Write the contents; return False if something is missing, which is reported."""
@@ -302,6 +306,11 @@ def _write(fd: int, data: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _remove(path: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _make_writable(directory: bytes) -> None:

@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import BinaryIO, NamedTuple, TypeVar
 
+from format.dirent import LAST_POS
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.directory import Listed
 from scoutfs.files.errors import NotFound
@@ -28,6 +29,7 @@ _CHUNK_DEEP = 32
 _DEEP = 16
 """Directories above one another from which on fewer entries of each are kept."""
 _KEY = itemgetter(0)
+_POS = attrgetter("pos")
 _T = TypeVar("_T")
 
 
@@ -116,16 +118,9 @@ def walk(
 def entries(files: Filesystem, ino: int, path: bytes, report: Report) -> Iterator[Listed]:
     """Yield the entries of a directory in its own order; what cannot be read is told to `report`."""
     pos = 0
-    while True:
-        try:
-            batch = files.list_batch(ino, pos, _CHUNK)
-        except ScoutfsError as error:
-            report(path, error)
-            return
-        if not batch:
-            return
+    while pos >= 0:
+        batch, pos = _next_entries(files, ino, path, pos, _CHUNK, report)
         yield from batch
-        pos = batch[-1].pos + 1
 
 
 def with_inodes(
@@ -175,14 +170,53 @@ def _spilled(file: BinaryIO, records: list[tuple[bytes, _T]]) -> Iterator[tuple[
 def _more(files: Filesystem, frame: _Frame, limit: int, report: Report) -> tuple[list[tuple[Listed, Inode]], int]:
     """Return the next entries of a directory with their inodes, and where it goes on, -1 at its end."""
     ino, path = frame.visited.inode.ino, frame.visited.path
+    batch, pos = _next_entries(files, ino, path, frame.pos, limit, report)
+    return with_inodes(files, ino, path, batch, report), pos
+
+
+def _next_entries(
+    files: Filesystem, ino: int, path: bytes, pos: int, limit: int, report: Report
+) -> tuple[list[Listed], int]:
+    """Return entries of a directory from `pos` on, and where it goes on, -1 at its end.
+
+    What cannot be read is told to `report`; then the entries that are lost with it are looked for by their hashes.
+    """
     try:
-        batch = files.list_batch(ino, frame.pos, limit)
+        batch = files.list_batch(ino, pos, limit)
+        return batch, batch[-1].pos + 1 if batch else -1
     except ScoutfsError as error:
         report(path, error)
-        return [], -1
-    if not batch:
-        return [], -1
-    return with_inodes(files, ino, path, batch, report), batch[-1].pos + 1
+    behind = _readable_position(files, ino, pos)
+    found = []
+    try:
+        for listed in files.list_by_hash(ino):
+            if pos <= listed.pos and (behind < 0 or listed.pos < behind):
+                found.append(listed)
+    except ScoutfsError as error:
+        report(path, error)
+    return sorted(found, key=_POS), behind
+
+
+def _readable_position(files: Filesystem, ino: int, pos: int) -> int:
+    """Return the first position behind `pos`, which cannot be read, that can; -1 if there is none."""
+
+    def is_readable(candidate: int) -> bool:
+        try:
+            files.list_batch(ino, candidate, 1)
+        except ScoutfsError:
+            return False
+        return True
+
+    step = 1
+    while not is_readable(min(pos + step, LAST_POS)):
+        if pos + step >= LAST_POS:
+            return -1
+        step *= 2
+    low, high = pos + step // 2, min(pos + step, LAST_POS)
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_readable(middle) else (middle, high)
+    return high
 
 
 def _looked_up_again(files: Filesystem, directory: int, path: bytes, listed: Listed, report: Report) -> Inode | None:

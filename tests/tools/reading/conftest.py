@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,3 +75,15 @@ def on_volume(
 def rich(on_volume: Callable[[str], Commands]) -> Commands:
     """The commands on the volume with the most kinds of files."""
     return on_volume("rich-v2-merged")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory, whose filesystem takes large files and all common attributes, if there is one."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path / "target"
+        return
+    path = Path(tempfile.mkdtemp(dir=memory))
+    yield path / "target"
+    shutil.rmtree(path)

@@ -24,21 +24,6 @@ NAME = "rich-v2-merged"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory, whose filesystem takes large files and all common attributes, if there is one."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path / "target"
-        return
-    import shutil
-    import tempfile
-
-    path = Path(tempfile.mkdtemp(dir=memory))
-    yield path / "target"
-    shutil.rmtree(path)
-
-
 def tree(top: Path) -> dict[bytes, os.stat_result]:
     """Return what there is below a directory, by path as in the manifests."""
     root = os.fsencode(top)
