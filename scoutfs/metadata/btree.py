@@ -6,7 +6,7 @@ Keys are sort forms of 27 bytes (`Key.sort_bytes`): they compare as the keys do.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from format.block import NO_REF, Ref
@@ -70,6 +70,12 @@ class LeafRange(NamedTuple):
     leaf: Leaf
     first: bytes
     last: bytes
+
+    def columns(self) -> tuple[Sequence[bytes], Sequence[int], Sequence[int], Sequence[bytes]]:
+        """Return keys, seqs, flags and values of the items in the range."""
+        leaf = self.leaf
+        start, end = leaf.span(self.first, self.last)
+        return leaf.keys[start:end], leaf.seqs[start:end], leaf.flags[start:end], leaf.values[start:end]
 
 
 def after(key: bytes) -> bytes:
@@ -168,17 +174,13 @@ class Btree:
 
     def items(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[TreeItem]:
         """Yield the items with keys from `first` to `last`, ascending, deletions too."""
-        for leaf, low, high in self.leaves(first, last):
-            start, end = leaf.span(low, high)
-            columns = (leaf.keys, leaf.seqs, leaf.flags, leaf.values)
-            yield from map(TreeItem, *(column[start:end] for column in columns))
+        for found in self.leaves(first, last):
+            yield from map(TreeItem, *found.columns())
 
     def items_reversed(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[TreeItem]:
         """Yield the items with keys from `first` to `last`, descending, deletions too."""
-        for leaf, low, high in self.leaves_reversed(first, last):
-            start, end = leaf.span(low, high)
-            columns = (leaf.keys, leaf.seqs, leaf.flags, leaf.values)
-            yield from map(TreeItem, *(column[start:end][::-1] for column in columns))
+        for found in self.leaves_reversed(first, last):
+            yield from map(TreeItem, *(column[::-1] for column in found.columns()))
 
 
 _EMPTY = LeafRange(NO_ITEMS, FIRST_KEY, LAST_KEY)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from scoutfs.metadata.blocks import BlockReader, DamagedBlock, StaleBlockError
 from scoutfs.metadata.btree import FIRST_KEY, LAST_KEY, Root, after, before
-from scoutfs.metadata.snapshot import Batch, Roots, Snapshot
+from scoutfs.metadata.snapshot import Batch, Batches, Roots, Snapshot
 from scoutfs.storage.volume import Volume
 
 _T = TypeVar("_T")
@@ -20,7 +20,7 @@ def super_roots(volume: Volume) -> Roots:
     return Roots(*(Root.of(root) for root in (raw.fs_root, raw.logs_root, raw.srch_root, raw.log_merge)))
 
 
-class Forest:
+class Forest(Batches):
     """All items of a volume by key, as of the last `refresh`, or later where blocks of that time were reused.
 
     `get_roots` fetches present roots: `super_roots`, or the question to a server.  Every method may block on the device
@@ -71,21 +71,11 @@ class Forest:
         """Return key and value of the last item at or before `key` and not before `first`, None if there is none."""
         return self.run(lambda snapshot: snapshot.previous(key, first))
 
-    def items(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) from `first` to `last`, ascending.
-
-        A leaf of each tree is in memory.  Roots may be renewed on the way, so that later items are of a later time.
-        """
-        for batch in self.batches(first, last):
-            yield from zip(batch.keys, batch.values)
-
-    def items_reversed(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) from `last` down to `first`; otherwise as `items`."""
-        for batch in self.batches_reversed(first, last):
-            yield from zip(reversed(batch.keys), reversed(batch.values))
-
     def batches(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[Batch]:
-        """Yield the items from `first` to `last` in batches, none of them empty, ascending; otherwise as `items`."""
+        """Yield the items from `first` to `last` in batches, none of them empty, ascending.
+
+        Roots may be renewed on the way, so that later batches are of a later time; each is of one time.
+        """
         failed = None
         while first <= last:
             snapshot = self.snapshot
@@ -101,7 +91,7 @@ class Forest:
                 failed = self._renewed(snapshot.roots, failed, error)
 
     def batches_reversed(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[Batch]:
-        """Yield the items from `first` to `last` in batches; batches descend, items in them ascend."""
+        """Yield the items from `first` to `last` in batches that descend; otherwise as `batches`."""
         failed = None
         while first <= last:
             snapshot = self.snapshot

@@ -7,6 +7,7 @@ versions but differences, which are added up.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from operator import itemgetter
@@ -43,7 +44,29 @@ class Batch(NamedTuple):
     values: Sequence[bytes]
 
 
-class Snapshot:
+class Batches(ABC):
+    """Items that are read in batches, and so one by one."""
+
+    @abstractmethod
+    def batches(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[Batch]:
+        """Yield the items from `first` to `last` in batches, none of them empty, ascending."""
+
+    @abstractmethod
+    def batches_reversed(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[Batch]:
+        """Yield the items from `first` to `last` in batches that descend, none of them empty; items in them ascend."""
+
+    def items(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) from `first` to `last`, ascending, with a leaf of each tree in memory."""
+        for batch in self.batches(first, last):
+            yield from zip(batch.keys, batch.values)
+
+    def items_reversed(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) from `last` down to `first`, with a leaf of each tree in memory."""
+        for batch in self.batches_reversed(first, last):
+            yield from zip(reversed(batch.keys), reversed(batch.values))
+
+
+class Snapshot(Batches):
     """The items under `roots`.
 
     It is good until the blocks it refers to are reused for others, which raises StaleBlockError from any method: then
@@ -90,16 +113,6 @@ class Snapshot:
         """Return key and value of the last item at or before `key` and not before `first`, None if there is none."""
         batch = next(self.batches_reversed(first, key), None)
         return None if batch is None else (batch.keys[-1], batch.values[-1])
-
-    def items(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) from `first` to `last`, ascending, with a leaf of each tree in memory."""
-        for batch in self.batches(first, last):
-            yield from zip(batch.keys, batch.values)
-
-    def items_reversed(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) from `last` down to `first`, with a leaf of each tree in memory."""
-        for batch in self.batches_reversed(first, last):
-            yield from zip(reversed(batch.keys), reversed(batch.values))
 
     def batches(self, first: bytes = FIRST_KEY, last: bytes = LAST_KEY) -> Iterator[Batch]:
         """Yield the items from `first` to `last` in batches, none of them empty, ascending."""
