@@ -200,6 +200,8 @@ async def test_who_needs_an_answer_soon_does_without(autojump_clock):
     assert await world.reader.ask_soon(7, world.reader.files.inode, 1) is None
     assert trio.current_time() - start == pytest.approx(SOON)
     world.source.connected, world.source.answer = True, world.roots
+    # into the cache: this clock does not wait for threads
+    await world.root()
     assert (await world.reader.ask_soon(7, world.reader.files.inode, 1)).ino == 1
     world.source.connected = False
     assert (await world.reader.ask_soon(7, world.reader.files.inode, 1)).ino == 1, "its roots are good for a while"
