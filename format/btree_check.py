@@ -5,6 +5,8 @@ Readers do not need this: `btree.read_items` makes sure that what they use lies 
 
 from __future__ import annotations
 
+import struct as _struct
+
 from format.block import LARGE_BLOCK_SIZE, BlockError
 from format.btree import (
     ITEM_SIZE,
@@ -24,8 +26,9 @@ from format.checksum import Buffer
 from format.hashes import LEAF_BUCKETS, leaf_bucket
 from format.keys import Key
 
-_KEY_PAD = slice(35, 40)
-_PADS = (slice(7, 8), _KEY_PAD, slice(53, 56))
+_PAD_BYTES = _struct.Struct("7xB27x5s13x3s")
+_NO_PAD = (0, bytes(5), bytes(3))
+_FLAGS_MAX = int(ItemFlag.DELETION)
 
 
 def check_items(
@@ -47,13 +50,16 @@ def check_items(
 
 
 def _check_keys(block: ItemBlock, what: str, start: Key, end: Key) -> None:
-    previous = None
-    for item in block.items:
+    # Items are in the order of their keys: the ends tell whether any is out of range.
+    for item in block.items[:1] + block.items[-1:]:
         if not start <= item.key <= end:
             raise BlockError(f"{what} item {item.key}", "range")
+    previous = None
+    flags_max = 0 if block.level else _FLAGS_MAX
+    for item in block.items:
         if item.key == previous:
             raise BlockError(f"{what} item {item.key}", "uniqueness")
-        if item.flags > ItemFlag.DELETION or (block.level and item.flags):
+        if item.flags > flags_max:
             raise BlockError(f"{what} item {item.key}", "flags", item.flags)
         previous = item.key
     if block.level and not block.items:
@@ -64,8 +70,7 @@ def _check_pads(data: Buffer, block: ItemBlock, what: str) -> None:
     if any(data[41:48]):
         raise BlockError(what, "pad")
     for item in block.items:
-        stored = bytes(data[item.offset : item.offset + ITEM_SIZE])
-        if any(any(stored[pad]) for pad in _PADS):
+        if _PAD_BYTES.unpack_from(data, item.offset) != _NO_PAD:
             raise BlockError(f"{what} item {item.key}", "pad")
 
 

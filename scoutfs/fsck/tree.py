@@ -73,33 +73,31 @@ class Walker:
             self._report.add(Kind.TREE_ROOT, tree.name, height=root.height, blkno=ref.blkno)
             self._blocks.lost += 1
             return
-        previous: Key | None = None
         waiting = [(ref, root.height - 1, Key.ZEROS, Key.ONES)]
         while waiting:
             ref, level, start, end = waiting.pop()
-            block = self._block(ref, level, start, end, tree)
+            block, is_sound = self._block(ref, level, start, end, tree)
             if block is None:
                 continue
             if level:
                 waiting += reversed(self._children(block, ref.blkno, start, end, tree))
                 continue
-            for item in block.items:
-                if start <= item.key <= end and (previous is None or item.key > previous):
-                    previous = item.key
-                    if self._is_right(item, ref.blkno, tree):
-                        yield item
+            for item in block.items if is_sound else _in_order(block, start, end):
+                if self._is_right(item, ref.blkno, tree):
+                    yield item
 
-    def _block(self, ref: Ref, level: int, start: Key, end: Key, tree: Tree) -> ItemBlock | None:
+    def _block(self, ref: Ref, level: int, start: Key, end: Key, tree: Tree) -> tuple[ItemBlock | None, bool]:
+        """Return what a block holds, None if that cannot be told, and whether nothing is wrong with it."""
         data = self._blocks.read(ref, Magic.BTREE, tree.name)
         if data is None:
-            return None
+            return None, False
         if data[40] != level:
             self._report.add(Kind.TREE_LEVEL, tree.name, blkno=ref.blkno, stored=data[40], expected=level)
             self._blocks.lost += 1
-            return None
+            return None, False
         heights = int.from_bytes(data[34:36], "little") > _MADE_BY_MKFS_MAX
         try:
-            return check_items(data, "block", start=start, end=end, heights=heights)
+            return check_items(data, "block", start=start, end=end, heights=heights), True
         except BlockError as error:
             kind = _KINDS.get(error.field, Kind.TREE_ITEMS)
             details: dict[str, Any] = {"problem": str(error).removeprefix("block").strip(" :")}
@@ -109,10 +107,10 @@ class Walker:
             if kind is Kind.TREE_KEY_RANGE:
                 self._blocks.lost += 1
         try:
-            return read_items(data, "block")
+            return read_items(data, "block"), False
         except BlockError:
             self._blocks.lost += 1
-            return None
+            return None, False
 
     def _children(
         self, block: ItemBlock, blkno: int, start: Key, end: Key, tree: Tree
@@ -144,6 +142,15 @@ class Walker:
         elif problem:
             self._report.add(Kind.TREE_ITEM_VALUE, tree.name, key=key_words(item.key), problem=problem)
         return problem is None
+
+
+def _in_order(block: ItemBlock, start: Key, end: Key) -> Iterator[Item]:
+    """Yield the items of a damaged block that can be found: in its range, and the first of those with equal keys."""
+    previous: Key | None = None
+    for item in block.items:
+        if start <= item.key <= end and item.key != previous:
+            previous = item.key
+            yield item
 
 
 def of_sizes(zones: Mapping[int, int]) -> Callable[[Item], str | None]:

@@ -53,6 +53,11 @@ def test_damage_is_told_with_what_it_means(damaged, capsys):
     assert lines[-1].endswith("; nothing was changed")
 
 
+def test_damage_of_a_volume_that_may_be_in_use(capsys):
+    assert fsck.main(["/m", "/d"], io=_io("orphan_item")) == 4
+    assert "/m: the volume may be in use: unmount it everywhere and check again" in capsys.readouterr().out
+
+
 def test_json(damaged, capsys):
     assert fsck.main(["--json", "/m", "/d"], io=damaged) == 4
     found = json.loads(capsys.readouterr().out)

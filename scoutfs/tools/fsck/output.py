@@ -9,12 +9,13 @@ from itertools import groupby
 from typing import TextIO
 
 from scoutfs.fsck.check import Outcome, Progress
-from scoutfs.fsck.kinds import Severity
+from scoutfs.fsck.kinds import Kind, Severity
 from scoutfs.storage import Device
 
 SHOWN = 5
 """Findings of a kind that are shown unless all are asked for."""
 
+_IN_USE = frozenset({Kind.QUORUM_SLOT_USED, Kind.MOUNTED_CLIENT})
 _WIDTH = 110
 _BAR = 40
 _INTERVAL = 0.25
@@ -33,6 +34,10 @@ def text(path: str, outcome: Outcome, *, show_all: bool = False) -> str:
             hint = "" if show_all else ", -v shows them"
             lines.append(f"  and {count - len(shown)} more{hint}")
         lines += textwrap.wrap(kind.meaning, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    if report.errors and not _IN_USE.isdisjoint(report.counts):
+        lines.append(
+            f"{path}: the volume may be in use: unmount it everywhere and check again to be sure of the damage"
+        )
     return "\n".join([*lines, f"{path}: {_verdict(outcome)}"])
 
 
