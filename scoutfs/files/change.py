@@ -125,14 +125,16 @@ class Change:
     def open(self, *inos: int, new: tuple[int, ...] = (), data: bool = False) -> list[Inode]:
         """Return inodes that are going to be changed, with all locks that this takes.
 
-        `new` are numbers for inodes to be created; with `data` the contents of the inodes change too.  Raises
-        NotFound, LocksNeeded, and what reading items raises.
+        `new` are numbers for inodes to be created; with `data` the contents of the inodes change too, and the new ones
+        are regular files.  Raises NotFound, LocksNeeded, and what reading items raises.
         """
         self.need(*(inode_request(ino >> 10) for ino in sorted({*inos, *new})))
         found = [self.inode(ino) for ino in inos]
         requests = [request for inode in found for request in self._index_requests(inode, data=data)]
         if new:
             requests.append(index_request(InodeIndexType.META_SEQ, self.transaction.seq >> 10))
+            if data:
+                requests.append(index_request(InodeIndexType.DATA_SEQ, self.transaction.seq >> 10))
         self.need(*requests)
         return found
 

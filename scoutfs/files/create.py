@@ -74,7 +74,7 @@ def _create(
     device: int = 0,
     target: bytes | None = None,
 ) -> Inode:
-    (directory,) = change.open(dir_ino, new=(ino,))
+    (directory,) = change.open(dir_ino, new=(ino,), data=stat.S_ISREG(mode))
     check_absent(change, directory, name)
     inode, inherited = _new_inode(change, directory, ino, mode, caller, umask=umask, device=device)
     change.need_space()

@@ -130,8 +130,8 @@ def _below(start: int, above: int) -> Generator[int, int | None, int | None]:
 
 
 def _entries(change: Change, old_dir: Inode, new_dir: Inode, names: Names) -> tuple[DirEntry, DirEntry | None]:
-    check_name(names.new_name)
     old_entry = present(change, old_dir, names.old_name)
+    check_name(names.new_name)
     check_directory(new_dir)
     return old_entry, find_entry(change, new_dir.ino, names.new_name)
 
