@@ -184,9 +184,14 @@ class _Parser:
         return lambda visited: compare((now - getattr(visited.inode, time)) // unit)
 
     def _xattr(self, value: str) -> Test:
-        matches = _glob(value)
-        files = self._files
-        return lambda visited: any(matches(found.name) for found in files.xattr_names(visited.inode.ino))
+        matches, files = _glob(value), self._files
+
+        def has_one(visited: Visited) -> bool:
+            inode = visited.inode
+            # Ids are never used again: without a next one no attribute was ever set.
+            return inode.next_xattr_id > 0 and any(matches(found.name) for found in files.xattr_names(inode.ino))
+
+        return has_one
 
 
 def _natural(value: str) -> int:

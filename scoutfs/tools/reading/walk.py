@@ -21,7 +21,7 @@ from scoutfs.files.inode import Inode
 Report = Callable[[bytes, ScoutfsError], None]
 """Is told which path could not be read, and why."""
 
-SORTED_IN_MEMORY = 50_000
+SORTED_IN_MEMORY = 20_000
 """Records that are sorted without a temporary file."""
 
 _CHUNK = 512

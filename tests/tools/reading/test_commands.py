@@ -241,6 +241,36 @@ class TestOutput:
         assert rich.on_paths("find", ".", "-name", b"*" + bad.rpartition(b"/")[2][-9:], "-print0").out == bad + b"\0"
         assert rich.on_paths("cat", bad).status == 0
 
+    def test_find_by_attributes(self, rich: Commands) -> None:
+        entries = manifest("rich-v2-merged")
+        names = {path: [*entry.get("xattrs", {}), *entry.get("hidden_xattrs", {})] for path, entry in entries.items()}
+        for glob, start in (("user.*", "user."), ("scoutfs.hide.*", "scoutfs.hide."), ("*", "")):
+            found = rich.on_paths("find", ".", "!", "-path", "./dirs/big/*", "-xattr", glob, "-print0").out.split(b"\0")
+            expected = {path for path, all_of_them in names.items() if any(n.startswith(start) for n in all_of_them)}
+            assert set(found) - {b""} == {path for path in expected if not path.startswith(b"./dirs/big/")}
+        found = rich.on_paths("find", ".", "-offline", "-print0").out.split(b"\0")
+        offline = {path for path, entry in entries.items() if entry.get("attr_x", {}).get("offline_blocks", "0") != "0"}
+        assert set(found) - {b""} == offline
+        found = rich.on_paths("find", ".", "-project", "+0", "-print0").out.split(b"\0")
+        projects = {path for path, entry in entries.items() if entry.get("attr_x", {}).get("project_id", "0") != "0"}
+        assert set(found) - {b""} == projects
+
+    def test_expressions_that_cannot_be_understood(self, rich: Commands) -> None:
+        for words, text in (
+            (["-foo"], "'-foo' is no test that is known here"),
+            (["-name"], "something is missing behind '-name'"),
+            (["(", "-name", "a"], "something is missing behind '('"),
+            (["-name", "a", ")"], "')' does not belong here"),
+            (["-mtime", "5x"], "-mtime cannot take '5x'"),
+            (["-size", "5q"], "-size cannot take '5q'"),
+            (["-type", "z"], "-type cannot take 'z'"),
+            (["-newermt", "soon"], "-newermt cannot take 'soon'"),
+            (["-user", "nobody-of-that-name"], "-user cannot take 'nobody-of-that-name'"),
+            (["!"], "something is missing behind '!'"),
+        ):
+            done = rich.on_paths("find", ".", *words)
+            assert (done.status, done.err.splitlines()[0]) == (64, f"scoutfs find: {text}")
+
     def test_stat_of_one_field(self, rich: Commands) -> None:
         entry = manifest("rich-v2-merged")[b"./archive/rel_mid"]
         done = rich.on_paths("stat", "-s", "offline_blocks", "archive/rel_mid")
