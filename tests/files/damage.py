@@ -18,6 +18,7 @@ from scoutfs.files.filesystem import Filesystem
 from scoutfs.files.items import key_fields
 from scoutfs.files.symlink import read_target
 from scoutfs.metadata.btree import FIRST_KEY, Root
+from scoutfs.metadata.forest import Forest
 from scoutfs.metadata.snapshot import Roots
 from scoutfs.storage.volume import Volume
 from tests.metadata.building import Blocks
@@ -68,14 +69,19 @@ class DamagedVolume:
         data = bytearray(original)
         source.choice(_CHANGES)(source, data, [self.blocks.contents[source.choice(self.used)]])
         self.damaged, self.original = blkno, original
-        self.blocks.contents[blkno] = seal(data, LARGE_BLOCK_SIZE)
-        self.files.blocks.drop(blkno)
+        self._put(blkno, seal(data, LARGE_BLOCK_SIZE))
         return blkno
 
     def repair(self) -> None:
         """Undo the last damage."""
-        self.blocks.contents[self.damaged] = self.original
-        self.files.blocks.drop(self.damaged)
+        self._put(self.damaged, self.original)
+
+    def _put(self, blkno: int, data: bytes) -> None:
+        self.blocks.contents[blkno] = data
+        self.files.blocks.drop(blkno)
+        # what snapshots have read of the log trees is of before
+        self.files.forest = Forest(self.files.blocks, lambda: self.roots)
+        self.files._committed = self.files.forest
 
 
 def _some_bytes(source: random.Random, data: bytearray, others: list[bytes]) -> None:
