@@ -47,6 +47,8 @@ examples:
   scoutfs quorum /dev/meta
   scoutfs quorum watch /mnt/scoutfs
   scoutfs print /dev/meta
+  scoutfs ls -la -m /dev/meta /dev/data /archive
+  scoutfs cp -r --errors lost.json -m /dev/meta /dev/data / /rescue
   scoutfs fsck /dev/meta /dev/data
   scoutfs change-quorum-config --offline -Q 0,192.168.1.9,6000 /dev/meta
 
