@@ -78,10 +78,14 @@ def list_xattrs(items: Items, ino: int, hash: int = 0, id: int = 0) -> Iterator[
     Raises DamagedItem, and what reading items raises.
     """
     _, last = fs_range(ino, FsType.XATTR)
+    listed = (-1, -1)
     for key, value in items.items(fs_key(ino, FsType.XATTR, hash, id), last):
         _, _, _, at_hash, at_id, part = key_fields(key)
-        if part:
+        if part and (at_hash, at_id) == listed:
             continue
+        if part:
+            damaged(items, key, "part 0 is missing")
+        listed = at_hash, at_id
         name = _name(items, key, value)
         yield XattrName(name, at_hash, at_id, xattr_size(value, "attribute") - HEADER_SIZE - len(name))
 

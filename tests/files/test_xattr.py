@@ -60,6 +60,9 @@ def test_a_missing_part_is_damage(missing: int) -> None:
         find_xattr(items, 3, b"user.a")
     with pytest.raises(DamagedItem):
         list(read_xattrs(items, 3))
+    if missing == 0:
+        with pytest.raises(DamagedItem, match="part 0 is missing"):
+            list(list_xattrs(items, 3))
 
 
 @pytest.mark.parametrize("value", [b"", bytes(7), b"\0\0\0\0\0\0\0\0", b"\0\0\5\0\0\0\0\0abcd"])
