@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.filesystem import Filesystem
@@ -31,7 +30,10 @@ def apply(
             # Whoever owns it instead must not get what was given to another.
             mode &= ~_PRIVILEGES
     if not inode.is_symlink:
-        _try(source, "mode", report, lambda: _chmod(target, mode))
+        try:
+            _chmod(target, mode)
+        except OSError as error:
+            report.add(source, "mode", error)
     _apply_xattrs(files, inode, source, target, report)
     if inode.retention:
         report.add(source, "retention", "the target has no such thing")
@@ -41,14 +43,21 @@ def apply(
 
 def apply_times(inode: Inode, source: bytes, target: bytes, report: Report) -> None:
     """Set atime and mtime of the file at `target`: last, for everything else changes them."""
+    times = (inode.atime, inode.mtime)
+    if _times(target) == times:
+        return
+    try:
+        os.utime(target, ns=times, follow_symlinks=False)
+    except (OSError, OverflowError) as error:
+        report.add(source, "times", error)
+        return
+    if _times(target) != times:
+        report.add(source, "times", "the target does not hold such times")
+
+
+def _times(target: bytes) -> tuple[int, int]:
     found = os.lstat(target)
-    if (found.st_atime_ns, found.st_mtime_ns) != (inode.atime, inode.mtime):
-        _try(
-            source,
-            "times",
-            report,
-            lambda: os.utime(target, ns=(inode.atime, inode.mtime), follow_symlinks=False),
-        )
+    return found.st_atime_ns, found.st_mtime_ns
 
 
 def _chmod(target: bytes, mode: int) -> None:
@@ -76,10 +85,3 @@ def _value(target: bytes, name: bytes) -> bytes | None:
     except OSError:
         # It is not there, or cannot be: setting it will tell.
         return None
-
-
-def _try(source: bytes, what: str, report: Report, action: Callable[[], None]) -> None:
-    try:
-        action()
-    except (OSError, OverflowError) as error:
-        report.add(source, what, error)

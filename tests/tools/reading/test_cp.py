@@ -300,3 +300,19 @@ def test_damaged_files_do_not_stop_it(rich: Commands, target: Path, monkeypatch:
     assert "scoutfs: cp: files/sz8192: contents: an extent is damaged\n" in done.err
     names = {path for path in manifest(NAME) if path.startswith(b"./files/")} - {b"./files/sz8192"}
     assert tree(target).keys() == {b".", b"./files", *names}
+
+
+def test_times_that_the_target_does_not_hold_are_named(
+    rich: Commands, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on filesystems that end in the year 2446, or count seconds only."""
+    real_utime = os.utime
+
+    def utime(path: bytes, *, ns: tuple[int, int], follow_symlinks: bool) -> None:
+        real_utime(path, ns=(ns[0], ns[1] // 10**9 * 10**9), follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "utime", utime)
+    done = rich.on_paths("cp", "files/one", str(target / "one"))
+    assert done.status == 1
+    assert "scoutfs: cp: files/one: times: the target does not hold such times\n" in done.err
+    assert (target / "one").read_bytes() == rich.on_paths("cat", "files/one").out
