@@ -100,7 +100,7 @@ class Walker:
             return check_items(data, "block", start=start, end=end, heights=heights), True
         except BlockError as error:
             kind = _KINDS.get(error.field, Kind.TREE_ITEMS)
-            details: dict[str, Any] = {"problem": str(error).removeprefix("block").strip(" :")}
+            details: dict[str, Any] = {"problem": _problem(error)}
             if kind in (Kind.TREE_ITEM_BYTES, Kind.TREE_FREE_SPACE):
                 details = {"stored": error.stored, "expected": error.expected}
             self._report.add(kind, tree.name, blkno=ref.blkno, **details)
@@ -142,6 +142,15 @@ class Walker:
         elif problem:
             self._report.add(Kind.TREE_ITEM_VALUE, tree.name, key=key_words(item.key), problem=problem)
         return problem is None
+
+
+def _problem(error: BlockError) -> str:
+    """Return the item that is wrong and what is wrong with it, as far as the kind of the finding does not say it."""
+    where = error.what.removeprefix("block").strip()
+    if error.stored is None:
+        return where or error.field
+    text = str(error).removeprefix(error.what).strip(" :")
+    return f"{where}: {text}" if where else text
 
 
 def _in_order(block: ItemBlock, start: Key, end: Key) -> Iterator[Item]:
