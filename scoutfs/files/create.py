@@ -62,6 +62,16 @@ def create_unlinked(change: Change, dir_ino: int, ino: int, mode: int, caller: C
     return inode
 
 
+def write_target(change: Change, ino: int, target: bytes) -> None:
+    """Store the target of a symbolic link.  Raises Refused for what is no target."""
+    try:
+        parts = split_target(target)
+    except FormatError as error:
+        raise Refused(str(error)) from error
+    for number, part in enumerate(parts):
+        change.create(fs_key(ino, FsType.SYMLINK, number), part)
+
+
 def _create(
     change: Change,
     dir_ino: int,
@@ -80,7 +90,7 @@ def _create(
     change.need_space()
     if target is not None:
         inode = inode._replace(size=len(target) + 1)
-        _write_target(change, ino, target)
+        write_target(change, ino, target)
     inode = _add(change, inode, inherited)
     directory = add_entry(change, directory, name, ino, mode)
     directory = directory._replace(nlink=directory.nlink + inode.is_directory)
@@ -134,15 +144,6 @@ def _add(change: Change, inode: Inode, inherited: Inherited) -> Inode:
         if acl is not None:
             inode = add_xattr(change, inode, name, build_acl(acl))
     return change.add_inode(inode)
-
-
-def _write_target(change: Change, ino: int, target: bytes) -> None:
-    try:
-        parts = split_target(target)
-    except FormatError as error:
-        raise Refused(str(error)) from error
-    for number, part in enumerate(parts):
-        change.create(fs_key(ino, FsType.SYMLINK, number), part)
 
 
 def _kernel_device(device: int) -> int:
