@@ -17,7 +17,7 @@ from typing import Protocol
 import trio
 
 from format.message import MESSAGE_SIZE, Message, MessageError, MessageType
-from format.quorum import EventRecord, QuorumBlock, QuorumConfig, SlotAddress
+from format.quorum import Event, EventRecord, QuorumBlock, QuorumConfig, SlotAddress
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
 from scoutfs.quorum.actions import (
@@ -141,6 +141,7 @@ class Agent:
         self._inputs: deque[Input] = deque()
         self._waiting: trio.CancelScope | None = None
         self._left: Left | None = None
+        self._has_begun = False
         self._silent = False
         self._stale = True
         self._published = -float("inf")
@@ -171,8 +172,9 @@ class Agent:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> str | None:
         """Be the agent until it has left; returns the reason if that was not asked for, None otherwise.
 
-        Started once the blocks are read: from then on the agent takes part.
+        Started once BEGIN is recorded: from then on the agent takes part.  If that fails it is finished by then.
         """
+        announced = False
         try:
             blocks = await self._read_blocks()
             now = trio.current_time()
@@ -187,15 +189,19 @@ class Agent:
                 rules=self._rules,
             )
             self._token = trio.lowlevel.current_trio_token()
-            task_status.started()
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._perform(self._election.start(now))
+                self._perform(self._election.start(now, self._unreadable.get(self._slot, "")))
                 while self._left is None:
+                    if self._has_begun and not announced:
+                        announced = True
+                        task_status.started()
                     await self._wait()
                     self._step()
                 # what still runs is a read, or a write after which nothing would be done
                 nursery.cancel_scope.cancel()
+            if not announced:
+                task_status.started()
             return self._left.error if self._left else None
         finally:
             self._sock.close()
@@ -320,6 +326,7 @@ class Agent:
             text = str(error)
             self._feed(lambda now: self._election.write_failed(text, now))
         else:
+            self._has_begun |= event is Event.BEGIN
             self._feed(lambda now: self._election.wrote(now))
 
     async def _read(self) -> None:

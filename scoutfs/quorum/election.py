@@ -171,14 +171,16 @@ class Election:
 
     # -- what happens --------------------------------------------------------------------------------------------
 
-    def start(self, now: float) -> list[Action]:
+    def start(self, now: float, unreadable: str = "") -> list[Action]:
         """Begin: the slot becomes ours on disk before anything is sent (§4.2).
 
         Without the own block an agent cannot know in which terms its slot has voted or led: then it does not begin.
+        `unreadable` says what is wrong with that block.
         """
         self._timeout = now
         if not self._knows_own_block:
-            self._fail(f"cannot read the own block of quorum slot {self.slot}", now)
+            why = f": {unreadable}" if unreadable else ""
+            self._fail(f"cannot read the own block of quorum slot {self.slot}{why}", now)
             return self._taken()
         self._update(Event.BEGIN, self.term)
         return self._taken()

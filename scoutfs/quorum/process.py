@@ -262,7 +262,8 @@ class _Member:
 
         async with trio.open_nursery() as nursery:
             await nursery.start(run_agent)
-            self._outbox.append("started")
+            if not results:
+                self._outbox.append("started")
         if self._server.status is not ServerStatus.DOWN:
             self._server.stop()
         while self._server.status is not ServerStatus.DOWN:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.cluster import Cluster
+from format.block import seal
+from tests.mounted.cluster import Cluster, Volume, wait_until
 
 SUPER = 65536
 
@@ -87,6 +88,10 @@ def test_damaged_super_blocks(cluster: Cluster, pair: tuple[str, str]):
         corrupt(path, SUPER + 4, b"\0\0\0\0")
         assert "magic" in refused(cluster, data, options)
         corrupt(path, SUPER + 4, block[4:8])
+        for field, offset in (("fsid", 8), ("blkno", 24)):
+            corrupt(path, SUPER, seal(block[:offset] + b"\x05" * 8 + block[offset + 8 :], 4096))
+            assert f"block 16: {field}" in refused(cluster, data, options)
+        corrupt(path, SUPER, block)
         corrupt(path, SUPER + 200, b"\xff" * 8)
         assert f"{path}: block 16: crc" in refused(cluster, data, options)
         corrupt(path, SUPER, block)
@@ -97,6 +102,50 @@ def test_damaged_super_blocks(cluster: Cluster, pair: tuple[str, str]):
         with open(path, "r+b") as file:
             file.truncate(size)
     assert cluster.try_mount(data, options, "m", "-f").returncode == 0
+
+
+def test_a_damaged_quorum_block_of_the_own_slot(cluster: Cluster, pair: tuple[str, str]):
+    meta, data = pair
+    options = f"quorum_slot_nr=0,metadev_path={meta}"
+    offset = 17 * 4096
+    with open(meta, "rb") as file:
+        file.seek(offset)
+        block = file.read(4096)
+    # changed where, into what, and said how: a wrong crc, then fields under a right one
+    damage = {
+        "crc is 0x": block[:300] + b"\x01" + block[301:],
+        "magic is 0x58585858": seal(bytes(4) + b"XXXX" + block[8:], 4096),
+        "fsid is 0x5": seal(block[:8] + (5).to_bytes(8, "little") + block[16:], 4096),
+        "blkno is 18": seal(block[:24] + (18).to_bytes(8, "little") + block[32:], 4096),
+    }
+    for text, damaged in damage.items():
+        corrupt(meta, offset, damaged)
+        before = digest(meta, data)
+        assert f"{meta}: quorum block 17: {text}" in refused(cluster, data, options)
+        assert digest(meta, data) == before
+    corrupt(meta, offset, block)
+    done = cluster.try_mount(data, f"{options},wait=20")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_damaged_quorum_block_of_another_slot(cluster: Cluster):
+    volume = cluster.volume(loop=False)
+    corrupt(volume.device, 19 * 4096 + 4, b"XXXX")
+    members = [cluster.mount(volume, slot) for slot in (0, 1)]
+    # it may hide a leader, so nobody serves, and it is said why
+    for mount in members:
+        wait_until(lambda mount=mount: "the block of slot 2 cannot be read" in mount.read("waiting"), "the reason")
+    text = "server failed to fence previous leaders: error reading quorum block of slot 2: "
+    wait_until(lambda: any(text in mount.log() for mount in members), "the refusal of a server to start")
+    assert not any(mount.usable for mount in members)
+    assert "quorum block 19" in refused_beside(cluster, volume)
+
+
+def refused_beside(cluster: Cluster, volume: Volume) -> str:
+    """Try to mount slot 2 while others are mounted, expect the refusal, and return its line."""
+    done = cluster.try_mount(volume.device, volume.options(2), "m2")
+    assert (done.returncode, done.stderr.count("\n")) == (32, 1), done.stderr
+    return done.stderr
 
 
 def test_devices_of_two_volumes(cluster: Cluster, pair: tuple[str, str]):

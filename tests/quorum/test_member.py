@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -109,6 +110,19 @@ def test_an_absent_slot_is_refused_before_anything_is_started(start: Start) -> N
 def test_a_member_that_cannot_start_is_one_error(start: Start) -> None:
     refused = start(server="unbuildable").refused
     assert refused == "the member process ended before it took part"
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_member_whose_block_is_damaged_is_refused_and_told_why(start: Start, disk: Disk, attempt: int) -> None:
+    with disk.meta.open("r+b") as file:
+        file.seek(17 * 4096 + 4)
+        file.write(b"XXXX")
+    refused = start().refused
+    assert refused is not None
+    # never is it said first that the member takes part, however fast that is read
+    assert re.match(
+        r"the member process failed: cannot read the own block of quorum slot 0: /.*: quorum block 17: ", refused
+    )
 
 
 def test_a_defect_ends_the_member_with_its_traceback_in_the_log(start: Start, disk: Disk) -> None:
