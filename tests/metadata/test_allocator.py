@@ -107,6 +107,14 @@ def test_opening_with_a_rotation_of_the_worked_example() -> None:
     assert allocator.remaining_freed == 8184
 
 
+def test_blocks_are_taken_in_the_order_of_the_device() -> None:
+    device = Device(TOTAL * LARGE_BLOCK_SIZE)
+    avail = put_list(device, 9000, [50, 40, 70, 30, 60])
+    allocator = ListAllocator(device.writer(), avail, NO_LIST, TOTAL)
+    assert allocator.exchange(2) == [30, 60]
+    assert allocator.exchange(1) == [70]
+
+
 def test_opening_needs_two_blocks() -> None:
     device = Device(TOTAL * LARGE_BLOCK_SIZE)
     writer = device.writer()

@@ -140,6 +140,17 @@ def test_joins_with_a_neighbour_on_the_left() -> None:
     assert found.parent_keys == ["16.138.4.0.0.0", str(Key.ONES)]
 
 
+def test_a_join_takes_a_quarter_of_a_large_neighbour() -> None:
+    # Spec 04 §4.3: of a neighbour that has more than 32744 bytes, items move until 16372 bytes are used up.
+    t = Tree()
+    ascending(t.tree, 339, 168)
+    assert [leaf[0] for leaf in t.check().leaves] == [139, 200]
+    for number in range(67):
+        t.tree.delete(key(number))
+    assert [leaf[0] for leaf in t.check().leaves] == [139 - 67 + 74, 200 - 74]
+    assert t.check().parent_keys == ["16.212.4.0.0.0", str(Key.ONES)]
+
+
 def test_merging_of_the_worked_example() -> None:
     # Spec 04 §17.6: inputs A and B as the merge combines them, then two further merges.
     t = Tree()

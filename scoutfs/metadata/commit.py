@@ -1,0 +1,132 @@
+"""The volume as the server changes it, and how its changes become one new super block (spec 04 §10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from format.superblock import SuperBlock
+from scoutfs.metadata.blocks import BlockReader
+from scoutfs.metadata.btree import Root
+from scoutfs.metadata.btree_writer import BtreeWriter
+from scoutfs.metadata.free_extents import AllocatorRoot, FreeExtents
+from scoutfs.metadata.server_allocator import ServerAllocator
+from scoutfs.metadata.writer import BlockWriter
+from scoutfs.storage.volume import SUPER_OFFSET
+
+HOLDER_BUDGET = 500
+"""Blocks that a holder of the commit may take, and as many that it may free."""
+
+
+class Holds:
+    """Who changes the volume, who waits for a commit, and when it is due.
+
+    A handler holds the commit while it makes its changes, and waits for it when it lets go.  A commit begins when no
+    one holds it, and takes all with it that were changed until then.
+    """
+
+    def __init__(self) -> None:
+        self.holders = 0
+        self.waiting = 0
+        self.committing = False
+        self._room = 0
+
+    def try_hold(self, remaining_avail: int, remaining_freed: int) -> bool:
+        """Hold the commit if that is possible now, with so many blocks that can be taken and freed."""
+        if not self.may_hold(remaining_avail, remaining_freed):
+            return False
+        if not self.holders:
+            self._room = min(remaining_avail, remaining_freed)
+        self.holders += 1
+        return True
+
+    def may_hold(self, remaining_avail: int, remaining_freed: int) -> bool:
+        """Whether one more may hold the commit now.
+
+        What the holders together may use counts from when the first of them came: they have not used it yet.
+        """
+        if self.committing or self.waiting:
+            return False
+        room = self._room if self.holders else min(remaining_avail, remaining_freed)
+        return room >= (self.holders + 2) * HOLDER_BUDGET
+
+    def let_go(self, *, wait: bool) -> None:
+        """End a hold; `wait` for the commit, or not because nothing was changed or the change has failed."""
+        self.holders -= 1
+        self.waiting += wait
+
+    def is_due(self, *, wanted: bool = False) -> bool:
+        """Whether a commit must begin: someone waits for it, or is `wanted` to hold it and finds no room."""
+        return not (self.committing or self.holders) and (self.waiting > 0 or wanted)
+
+    def begin(self) -> None:
+        """A commit begins."""
+        self.committing = True
+
+    def end(self) -> None:
+        """The commit has ended, for better or worse: those that have waited know."""
+        self.committing = False
+        self.waiting = 0
+
+
+class ServerVolume:
+    """The trees and the free space of a volume as its server changes them.
+
+    `stable` is the super block that was written last: what others are told of.  `core_seq` is the counter of sequence
+    numbers; `inode_count`, `next_ino` and `volopt` are as in the super block.  Nobody sees what is changed before
+    `commit`.
+    """
+
+    def __init__(self, reader: BlockReader, super_block: SuperBlock, new_seq: Callable[[], int]) -> None:
+        raw = super_block.raw
+        self.stable = super_block
+        self.core_seq: int = raw.seq
+        self.inode_count: int = raw.inode_count
+        self.next_ino: int = raw.next_ino
+        self.volopt = raw.volopt
+        self.writer = BlockWriter(reader, new_seq)
+        self.allocator = ServerAllocator(self.writer, raw)
+        self.fs_root = self._tree(raw.fs_root)
+        self.logs_root = self._tree(raw.logs_root)
+        self.log_merge = self._tree(raw.log_merge)
+        self.mounted_clients = self._tree(raw.mounted_clients)
+        self.srch_root = self._tree(raw.srch_root)
+        self.data_alloc = FreeExtents(self.writer, self.allocator, AllocatorRoot.of(raw.data_alloc))
+
+    def next_seq(self) -> int:
+        """Return a new sequence number, greater than all before."""
+        self.core_seq += 1
+        return self.core_seq
+
+    def commit(self, clients: int) -> None:
+        """Write everything that was changed, and then the super block that refers to it; `clients` are mounted.
+
+        When this returns it is on stable storage and is `stable`.  If it raises, `stable` is as before; what was
+        changed stays changed and goes out with the next commit.  Blocks on the device until it is done, and raises
+        NoSpace if the volume is full, DeviceError, and what reading raises.
+        """
+        device = self.writer.reader.device
+        self.allocator.prepare()
+        self.writer.write()
+        device.flush()
+        super_block = self.next_super()
+        device.write(SUPER_OFFSET, super_block.build(), durable=True)
+        self.stable = super_block
+        self.allocator.swap(clients)
+
+    def next_super(self) -> SuperBlock:
+        """Return the super block that refers to what is there now."""
+        raw = self.stable.raw.copy()
+        raw.hdr = raw.hdr.copy()
+        raw.hdr.seq += 1
+        raw.seq = self.core_seq
+        raw.inode_count, raw.next_ino, raw.volopt = self.inode_count, self.next_ino, self.volopt
+        changed: dict[str, Any] = self.allocator.fields()
+        changed["data_alloc"] = self.data_alloc.root.fields()
+        for name in ("fs_root", "logs_root", "log_merge", "mounted_clients", "srch_root"):
+            changed[name] = getattr(self, name).root.fields()
+        raw.update(changed)
+        return SuperBlock.parse(SuperBlock(raw).build())
+
+    def _tree(self, parsed: Any) -> BtreeWriter:
+        return BtreeWriter(self.writer, self.allocator, Root.of(parsed))
