@@ -62,12 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BadExpression as error:
             parser.error(str(error))
         printer = _Printer(wanted, as_json=args.json, as_they_are=args.literal)
-        for path in paths:
-            try:
-                start = files.resolve(path, follow=False)
-            except ScoutfsError as error:
-                problems(path, error)
-                continue
+        for path, start in problems.each(paths, lambda path: files.resolve(path, follow=False)):
             _find(files, start, path, wanted, printer, problems)
     return problems.status
 

@@ -42,12 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     files, paths = open_location(args)
     with files:
         lister = _Lister(files, args, problems)
-        operands = []
-        for path in paths:
-            try:
-                operands.append((path, _operand(files, path, follow=not args.directory and not args.long)))
-            except ScoutfsError as error:
-                problems(path, error)
+        follow = not args.directory and not args.long
+        operands = list(problems.each(paths, lambda path: _operand(files, path, follow=follow)))
         lister.show(operands, len(paths) > 1)
     return problems.status
 

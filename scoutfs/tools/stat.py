@@ -39,12 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = Problems("stat")
     files, paths = open_location(args)
     with files:
-        for path in paths:
-            try:
-                found = _fields(files, _inode(files, path, args))
-            except ScoutfsError as error:
-                problems(path, error)
-                continue
+        for path, found in problems.each(paths, lambda path: _fields(files, _inode(files, path, args))):
             if args.single_field is not None and args.single_field not in found:
                 parser.error(f"there is no field '{args.single_field}': {', '.join(found)}")
             _print(path, found, args, len(paths) > 1)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from format.dirent import DirentType
-from scoutfs.errors import ScoutfsError
 from scoutfs.files.directory import Listed
 from scoutfs.files.filesystem import Filesystem
 from scoutfs.tools.reading.arguments import Parser, add_device, add_json, open_location
@@ -50,12 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files, paths = open_location(args)
     with files:
         shower = _Shower(files, args, problems)
-        for path in paths:
-            try:
-                inode = files.resolve(path)
-            except ScoutfsError as error:
-                problems(path, error)
-                continue
+        for path, inode in problems.each(paths, files.resolve):
             shower.show(path, inode.ino)
         if not args.noreport and not args.json:
             shower.report()

@@ -49,12 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = Problems("xattr")
     files, paths = open_location(args)
     with files:
-        for path in paths:
-            try:
-                inode = files.resolve(path, follow=False)
-            except ScoutfsError as error:
-                problems(path, error)
-                continue
+        for path, inode in problems.each(paths, lambda path: files.resolve(path, follow=False)):
             if not args.recursive:
                 _print(files, path, inode, args, problems)
                 continue

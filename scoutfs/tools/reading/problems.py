@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.errors import FileError, OfflineError
 from scoutfs.tools.reading.names import shown
+
+_T = TypeVar("_T")
 
 
 class Problems:
@@ -22,6 +26,16 @@ class Problems:
         self.count += 1
         sys.stdout.flush()
         print(f"scoutfs: {self._command}: {shown(path)}: {reason(error)}", file=sys.stderr)
+
+    def each(self, paths: Iterable[bytes], look: Callable[[bytes], _T]) -> Iterator[tuple[bytes, _T]]:
+        """Yield each of the paths with what `look` makes of it; paths for which it raises are told."""
+        for path in paths:
+            try:
+                found = look(path)
+            except ScoutfsError as error:
+                self(path, error)
+            else:
+                yield path, found
 
     @property
     def status(self) -> int:
