@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from construct import Int8ul, Int64ul, Padding, Struct
 
-from format.block import BlockError, FormatError, build
+from format.block import BlockError, FormatError
 from format.checksum import Buffer
 
 NAME_MAX = 255
@@ -82,8 +82,10 @@ class DirEntry:
         """Encode the entry.  Raises FormatError for a name of the wrong length or a field out of range."""
         if not 1 <= len(self.name) <= NAME_MAX:
             raise FormatError(f"name of {len(self.name)} bytes, 1 to {NAME_MAX} are allowed")
-        fields = {"ino": self.ino, "hash": self.hash, "pos": self.pos, "type": self.type}
-        return build(Dirent, fields, "directory entry") + self.name
+        try:
+            return _HEADER.pack(self.ino, self.hash, self.pos, self.type) + self.name
+        except _struct.error as error:
+            raise FormatError(f"{self}: {error}") from error
 
 
 def entry_header(value: Buffer) -> tuple[int, int]:

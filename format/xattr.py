@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct as _struct
 from typing import NamedTuple
 
 from construct import Int8ul, Int16ul, Int64sl, Padding, Struct
 
-from format.block import BlockError, FormatError, build
+from format.block import BlockError, FormatError
 from format.checksum import Buffer
 from format.keys import Key, Zone
 from format.parts import join_parts, split_parts
@@ -24,6 +25,9 @@ XattrTotl = Struct("total" / Int64sl, "count" / Int64sl)
 """16 bytes, both signed."""
 
 
+_HEADER = _struct.Struct("<HB5x")
+
+
 class Xattr(NamedTuple):
     """Name, with its prefix, and value of an attribute."""
 
@@ -38,18 +42,17 @@ def split_xattr(xattr: Xattr) -> list[bytes]:
         raise FormatError(f"attribute name of {len(name)} bytes, 1 to {NAME_MAX} are allowed")
     if len(value) > VALUE_MAX:
         raise FormatError(f"attribute value of {len(value)} bytes, at most {VALUE_MAX} are allowed")
-    header = build(XattrHeader, {"val_len": len(value), "name_len": len(name)}, "attribute")
-    return split_parts(header + name + value)
+    return split_parts(_HEADER.pack(len(value), len(name)) + name + value)
 
 
 def xattr_size(first: Buffer, what: str) -> int:
     """Return the bytes of all parts of the attribute whose part 0 is `first`.  Raises BlockError naming `what`."""
     if len(first) < HEADER_SIZE:
         raise BlockError(what, "length", len(first), HEADER_SIZE)
-    header = XattrHeader.parse(bytes(first[:HEADER_SIZE]))
-    if not header.name_len:
-        raise BlockError(what, "name_len", header.name_len)
-    return int(HEADER_SIZE + header.name_len + header.val_len)
+    val_len, name_len = _HEADER.unpack_from(first)
+    if not name_len:
+        raise BlockError(what, "name_len", name_len)
+    return int(HEADER_SIZE + name_len + val_len)
 
 
 def xattr_name(first: Buffer, what: str) -> bytes:

@@ -90,7 +90,8 @@ class Change:
             self._finish_inodes()
             for blkno, data in self._writes:
                 self.space.write(blkno, data)
-            self.store.apply(list(self._changes.values()))
+            if self._changes:
+                self.store.apply(list(self._changes.values()))
         except BaseException:
             self._discard()
             raise

@@ -110,7 +110,7 @@ def _new_inode(
             mode |= stat.S_ISGID
         elif mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID | stat.S_IXGRP and not caller.may_set_group_id(gid):
             mode &= ~stat.S_ISGID
-    check_quota(change.quotas, QuotaOp.INODE, Attributes(directory.proj, caller.uid, gid))
+    check_quota(change, QuotaOp.INODE, Attributes(directory.proj, caller.uid, gid))
     inherited = inherit(mode, umask, read_acl(change, directory.ino, DEFAULT_NAME))
     seq, now = change.transaction.seq, change.now
     inode = Inode(

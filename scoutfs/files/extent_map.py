@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from format.checksum import Buffer
 from scoutfs.files.data import BLOCK_MAX, DataExtent, read_extents
 from scoutfs.files.errors import OfflineError
 from scoutfs.files.inode import BLOCK_SIZE
@@ -71,14 +70,19 @@ def read_map(items: Items, ino: int, total_data_blocks: int, first: int, last: i
     return ExtentMap(ino, first, BLOCK_MAX, extents)
 
 
-def read_pieces(device: Device, pieces: Sequence[Piece]) -> Buffer:
-    """Return the contents of neighbouring pieces of a file.  Raises DeviceError."""
-    if len(pieces) == 1 and pieces[0].blkno:
-        return device.read(pieces[0].blkno * BLOCK_SIZE, pieces[0].length * BLOCK_SIZE)
-    return b"".join(
-        device.read(blkno * BLOCK_SIZE, length * BLOCK_SIZE) if blkno else bytes(length * BLOCK_SIZE)
-        for blkno, length in pieces
-    )
+def read_pieces(device: Device, pieces: Sequence[Piece], buffer: memoryview) -> None:
+    """Fill `buffer`, which must have their size, with the contents of neighbouring pieces of a file.
+
+    Raises DeviceError.
+    """
+    at = 0
+    for blkno, length in pieces:
+        size = length * BLOCK_SIZE
+        if blkno:
+            device.read_into(blkno * BLOCK_SIZE, buffer[at : at + size])
+        else:
+            buffer[at : at + size] = bytes(size)
+        at += size
 
 
 def _end(extent: DataExtent) -> int:

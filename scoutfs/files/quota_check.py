@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from format.quota import QuotaOp, QuotaRuleFlag, QuotaSource
+from scoutfs.files.change import Change
 from scoutfs.files.errors import QuotaExceeded
 from scoutfs.files.indexes import Total
 from scoutfs.files.items import NUMBER_MAX
-from scoutfs.files.quota import Rule
-from scoutfs.files.store import Quotas
+from scoutfs.files.quota import Rule, read_rules
+from scoutfs.files.store import QUOTA_READ_LOCK
 
 
 class Attributes(NamedTuple):
@@ -21,13 +22,20 @@ class Attributes(NamedTuple):
     gid: int
 
 
-def check_quota(quotas: Quotas, op: QuotaOp, attributes: Attributes) -> None:
-    """Raise QuotaExceeded if the rules forbid `op`, and what reading them raises."""
-    rule = matching_rule(quotas.rules(), op, attributes)
+def check_quota(change: Change, op: QuotaOp, attributes: Attributes) -> None:
+    """Raise QuotaExceeded if the rules forbid `op`, and as `Change` does.  Format version 1 has no rules."""
+    if change.fmt_vers < 2:
+        return
+    rules = change.quotas.rules()
+    if rules is None:
+        change.need(QUOTA_READ_LOCK)
+        rules = tuple(read_rules(change))
+        change.quotas.remember(rules)
+    rule = matching_rule(rules, op, attributes)
     if rule is None:
         return
     name = total_name(rule, attributes)
-    total = quotas.total(name)
+    total = change.quotas.total(name)
     if total is not None and usage(rule, total) >= rule.limit:
         text = "quota of {}.{}.{}".format(*name)
         raise QuotaExceeded(f"the {text} is used up: {usage(rule, total)} of {rule.limit}")

@@ -185,8 +185,11 @@ class Transaction(Protocol):
 class Quotas(Protocol):
     """What is known of quotas; it may be some seconds old (spec 06 §9)."""
 
-    def rules(self) -> Sequence[Rule]:
-        """Return all rules.  Raises LocksNeeded if they have to be read under the quota lock first."""
+    def rules(self) -> Sequence[Rule] | None:
+        """Return all rules, None if they have to be read first."""
+
+    def remember(self, rules: Sequence[Rule]) -> None:
+        """Know the rules until the quota lock is lost, under which they were just read."""
 
     def total(self, name: tuple[int, int, int]) -> Total | None:
         """Return a total as it is committed, None if there is none."""

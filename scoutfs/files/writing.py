@@ -67,7 +67,7 @@ def write(
     if not 0 <= offset < SIZE_MAX:
         raise FileTooLarge(f"inode {ino}: byte {offset} is beyond the end of all files")
     data = data[: SIZE_MAX - offset]
-    check_quota(change.quotas, QuotaOp.DATA, Attributes(inode.proj, inode.uid, inode.gid))
+    check_quota(change, QuotaOp.DATA, Attributes(inode.proj, inode.uid, inode.gid))
     check_online(change, inode, inode.size)
     change.need_space()
     inode, count = _write_blocks(change, inode, offset, data, options)
@@ -90,7 +90,7 @@ def preallocate(change: Change, ino: int, offset: int, length: int, *, keep_size
         raise FileTooLarge(f"inode {ino}: byte {end} is beyond the end of all files")
     if not length:
         return end
-    check_quota(change.quotas, QuotaOp.DATA, Attributes(inode.proj, inode.uid, inode.gid))
+    check_quota(change, QuotaOp.DATA, Attributes(inode.proj, inode.uid, inode.gid))
     change.need_space()
     block, last = offset // BLOCK_SIZE, (end - 1) // BLOCK_SIZE
     allocated = 0

@@ -94,9 +94,17 @@ class Device:
     def read(self, offset: int, length: int) -> bytes:
         return b"".join(struct.pack("<Q", offset + i) for i in range(0, length, 8))
 
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self.read(offset, len(buffer))
+
+
+def contents(*pieces: Piece) -> bytes:
+    buffer = memoryview(bytearray(b"x" * BLOCK * sum(piece.length for piece in pieces)))
+    read_pieces(Device(), pieces, buffer)  # type: ignore[arg-type]
+    return bytes(buffer)
+
 
 def test_contents_of_pieces() -> None:
-    device = Device()
-    one = bytes(read_pieces(device, [Piece(3, 2)]))  # type: ignore[arg-type]
-    assert one == device.read(3 * BLOCK, 2 * BLOCK)
-    assert read_pieces(device, [Piece(0, 1), Piece(3, 2), Piece(0, 3)]) == bytes(BLOCK) + one + bytes(3 * BLOCK)  # type: ignore[arg-type]
+    expected = Device().read(3 * BLOCK, 2 * BLOCK)
+    assert contents(Piece(3, 2)) == expected
+    assert contents(Piece(0, 1), Piece(3, 2), Piece(0, 3)) == bytes(BLOCK) + expected + bytes(3 * BLOCK)

@@ -296,9 +296,23 @@ def test_quotas() -> None:
         assert refused(world, write, ino, 0, b"x", ROOT) == expected
         assert refused(world, preallocate, ino, 0, 1) == expected
     assert refused(world, set_size, ino, 0, ROOT) == 0
-    world.rule_list.append(data._replace(prio=1, limit=101))
-    assert matching_rule(world.rule_list, QuotaOp.DATA, Attributes(0, 5, 6)) == world.rule_list[-1]
+    greater = data._replace(prio=1, limit=101)
+    world.rule_list = [files, data, greater]
+    assert matching_rule(world.rule_list, QuotaOp.DATA, Attributes(0, 5, 6)) == greater
     assert refused(world, preallocate, ino, 0, 1) == errno.EAGAIN
+
+
+def test_rules_that_are_not_known_yet() -> None:
+    world, old = World(), World(fmt_vers=1)
+    limit = rule(QuotaOp.INODE, 0, (1, 0, False), (2, 0, False), (3, 0, False))
+    world.perform(add_rule, limit, ROOT)
+    world.rule_list = old.rule_list = None
+    ino = world.make(b"f")
+    assert world.rule_list == (limit,)
+    world.perform(set_attribute, ino, b"scoutfs.totl.1.2.3", b"0", ROOT)
+    assert refused(world, create, ROOT_INO, b"g", world.new_ino(), stat.S_IFREG, ROOT) == errno.EDQUOT
+    old.make(b"f")
+    assert old.rule_list is None
 
 
 def test_which_rule_is_the_greatest() -> None:

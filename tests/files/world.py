@@ -213,7 +213,7 @@ class World:
         self.seq, self.low, self.now = seq, False, 10**18
         self.inode_count = 1
         self.search_entries: list[Entry] = []
-        self.rule_list: list[Rule] = []
+        self.rule_list: Sequence[Rule] | None = ()
         self.next_ino = 1024
         self.runs = 0
         self.strict = True
@@ -251,9 +251,13 @@ class World:
         """Log an entry."""
         self.search_entries.append(entry)
 
-    def rules(self) -> Sequence[Rule]:
-        """Return the rules that the test has set."""
+    def rules(self) -> Sequence[Rule] | None:
+        """Return the rules that are known."""
         return self.rule_list
+
+    def remember(self, rules: Sequence[Rule]) -> None:
+        """Know rules."""
+        self.rule_list = rules
 
     def total(self, name: tuple[int, int, int]) -> Total | None:
         """Return a total."""
