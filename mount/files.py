@@ -16,7 +16,7 @@ from format.dirent import LAST_POS
 from format.superblock import ROOT_INO
 from mount import control
 from mount.attributes import attributes_listed, attributes_of, attributes_of_none
-from mount.open_file import OpenFile
+from mount.open_file import AnswerBuffers, OpenFile
 from mount.preparation import RootDirectory, root_directory
 from mount.reading import VolumeReader
 from scoutfs.errors import ScoutfsError
@@ -54,6 +54,7 @@ class FileHandlers:
         acl: bool,
     ) -> None:
         self._reader, self._root, self._log, self._report, self._acl = reader, root, log, report, acl
+        self._buffers = AnswerBuffers()
         self._versions: dict[int, tuple[int, int, int]] = {}
 
     async def lookup(self, parent: int, name: bytes, pid: int) -> pyfuse3.EntryAttributes:
@@ -95,7 +96,7 @@ class FileHandlers:
             raise OSError(errno.EISDIR if inode.is_directory else errno.ENXIO, "no regular file")
         # a read of whole pages would wait for parts in the archive that nobody asked for (spec 06 §11.2)
         direct_io = inode.offline_blocks > 0
-        file = OpenFile(self._reader, inode, pid, self._log)
+        file = OpenFile(self._reader, self._buffers, inode, pid, self._log)
         return file, pyfuse3.FileInfo(direct_io=direct_io, keep_cache=not direct_io and self._is_unchanged(inode))
 
     async def opendir(self, ino: int, pid: int) -> OpenDirectory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 from collections.abc import Callable
 
@@ -14,8 +15,34 @@ from mount.reading import VolumeReader
 from scoutfs.files.errors import NotFound, OfflineError
 from scoutfs.files.extent_map import ExtentMap, Piece, read_map, read_pieces
 from scoutfs.files.inode import BLOCK_SIZE, Inode
+from scoutfs.storage.device import AlignedBuffers
 
-_ZEROS = memoryview(bytes(1 << 20))
+LARGEST_KEPT, MOST_KEPT = 1 << 20, 16
+"""Size of the largest buffers that are kept for the next answers, and how many of each size."""
+
+_ZEROS = memoryview(bytes(LARGEST_KEPT))
+
+
+class AnswerBuffers:
+    """Memory for answers to the kernel that is used again.
+
+    The binding writes an answer as soon as its handler returns, before any other task runs.  So what a handler hands
+    out with its last step is free again when the next one asks for memory.
+    """
+
+    def __init__(self) -> None:
+        self._buffers = AlignedBuffers(kept_size_max=LARGEST_KEPT, kept_per_size=MOST_KEPT)
+        self._handed_out: list[mmap.mmap] = []
+
+    def take(self, length: int) -> mmap.mmap:
+        """Return memory of at least `length` bytes."""
+        while self._handed_out:
+            self._buffers.give(self._handed_out.pop())
+        return self._buffers.take(length)
+
+    def hand_out(self, buffer: mmap.mmap) -> None:
+        """Note that `buffer` is part of an answer: nothing may be awaited any more before that is returned."""
+        self._handed_out.append(buffer)
 
 
 class OpenFile:
@@ -24,13 +51,22 @@ class OpenFile:
     `pid` is the thread that opened it; readings do not tell who waits for them.
     """
 
-    def __init__(self, reader: VolumeReader, inode: Inode, pid: int, log: Callable[[int, str], None]) -> None:
-        self._reader, self._inode, self._pid, self._log = reader, inode, pid, log
+    def __init__(
+        self,
+        reader: VolumeReader,
+        buffers: AnswerBuffers,
+        inode: Inode,
+        pid: int,
+        log: Callable[[int, str], None],
+    ) -> None:
+        self._reader, self._buffers, self._inode, self._pid, self._log = reader, buffers, inode, pid, log
         self._generation = reader.generation
         self._map: ExtentMap | None = None
 
     async def read(self, offset: int, size: int) -> Buffer:
         """Return up to `size` bytes from `offset` on, fewer only at the end of the file; holes are zeros.
+
+        They are good until the next call of this method of any file.
 
         What is in the archive is waited for, as in the original (spec 06 §5.8): until another mount has staged it, or
         the thread that opened the file is interrupted.  Where nobody can do that it raises OfflineError.
@@ -61,9 +97,14 @@ class OpenFile:
     async def _read_pieces(self, pieces: list[Piece], skipped: int, size: int) -> Buffer:
         if len(pieces) == 1 and not pieces[0].blkno and size <= len(_ZEROS):
             return _ZEROS[:size]
+        length = sum(piece.length for piece in pieces) * BLOCK_SIZE
+        buffer = self._buffers.take(length)
+        contents = memoryview(buffer)[:length]
         device = self._reader.files.volume.data
-        data = await trio.to_thread.run_sync(read_pieces, device, pieces, abandon_on_cancel=True)
-        return data if len(data) == size else memoryview(data)[skipped : skipped + size]
+        # a thread that is abandoned goes on to write into the buffer, which is given to nobody else then
+        await trio.to_thread.run_sync(read_pieces, device, pieces, contents, abandon_on_cancel=True)
+        self._buffers.hand_out(buffer)
+        return contents[skipped : skipped + size]
 
     async def _reload(self, generation: int) -> None:
         try:

@@ -111,6 +111,14 @@ class Device:
         self._check("reading", offset, length)
         return self._file.read(self.start + offset, length)
 
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with what is at `offset`, all of it or DeviceError.
+
+        Its length and `offset` are multiples of `ALIGNMENT`; its memory is best that of `AlignedBuffers`.
+        """
+        self._check("reading", offset, len(buffer))
+        self._file.read_into(self.start + offset, buffer)
+
     def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
         """Write `data` at `offset`, its length and `offset` multiples of `ALIGNMENT`; all of it or DeviceError.
 
@@ -157,7 +165,7 @@ class _OpenFile:
         self.direct = False
         self._io = io
         self._flags = os.O_RDWR if writable else os.O_RDONLY
-        self._buffers = _Buffers()
+        self._buffers = AlignedBuffers()
         self.descriptors: list[int] = []
         try:
             self._fd = self._open_direct()
@@ -199,17 +207,20 @@ class _OpenFile:
 
     def read(self, offset: int, length: int) -> bytes:
         with _Borrowed(self._buffers, length) as buffer:
-            done = 0
-            while done < length:
-                try:
-                    count = self._transfer(buffer[done:], offset + done, self._io.pread)
-                except OSError as error:
-                    raise self._failed("reading", length, offset, error) from error
-                if count <= 0:
-                    text = f"reading {length} bytes at {offset}: it ended after {done} bytes"
-                    raise DeviceError(self.path, text, errno.EIO)
-                done += count
+            self.read_into(offset, buffer)
             return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        length, done = len(buffer), 0
+        while done < length:
+            try:
+                count = self._transfer(buffer[done:], offset + done, self._io.pread)
+            except OSError as error:
+                raise self._failed("reading", length, offset, error) from error
+            if count <= 0:
+                text = f"reading {length} bytes at {offset}: it ended after {done} bytes"
+                raise DeviceError(self.path, text, errno.EIO)
+            done += count
 
     def write(self, offset: int, data: Buffer, durable: bool) -> None:
         length = len(data)
@@ -266,16 +277,15 @@ class _OpenFile:
         return DeviceError(self.path, text, error.errno or errno.EIO)
 
 
-class _Buffers:
-    """Page-aligned memory for O_DIRECT, kept for reuse in sizes of powers of two."""
+class AlignedBuffers:
+    """Page-aligned memory for O_DIRECT, kept for reuse in sizes of powers of two.  Any thread may use it."""
 
-    _KEPT_SIZE_MAX = 1 << 20
-    _KEPT_PER_SIZE = 8
-
-    def __init__(self) -> None:
+    def __init__(self, *, kept_size_max: int = 1 << 20, kept_per_size: int = 8) -> None:
+        self._kept_size_max, self._kept_per_size = kept_size_max, kept_per_size
         self._free: dict[int, deque[mmap.mmap]] = {}
 
     def take(self, length: int) -> mmap.mmap:
+        """Return memory of at least `length` bytes."""
         size = max(ALIGNMENT, 1 << (length - 1).bit_length())
         try:
             return self._free[size].pop()
@@ -284,14 +294,15 @@ class _Buffers:
             return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def give(self, buffer: mmap.mmap) -> None:
-        if len(buffer) <= self._KEPT_SIZE_MAX:
-            self._free.setdefault(len(buffer), deque(maxlen=self._KEPT_PER_SIZE)).append(buffer)
+        """Give memory back; nobody may use it any more."""
+        if len(buffer) <= self._kept_size_max:
+            self._free.setdefault(len(buffer), deque(maxlen=self._kept_per_size)).append(buffer)
 
 
 class _Borrowed:
     """A buffer of exactly `length` bytes for the time of a `with`."""
 
-    def __init__(self, buffers: _Buffers, length: int) -> None:
+    def __init__(self, buffers: AlignedBuffers, length: int) -> None:
         self._buffers = buffers
         self._memory = buffers.take(length)
         self._view = memoryview(self._memory)[:length]
