@@ -178,9 +178,22 @@ class BtreeWriter(Btree):
         parent.refs[index] = subtree.ref
 
     def _put(self, key: bytes, value: bytes, seq: int, flags: int) -> None:
-        items = Leaf([key], [seq], [flags], [value])
-        _check(items)
-        self._apply(items, 0, _set, PIECES_MAX)
+        """Add an item, or replace all but its key."""
+        item = Leaf([key], [seq], [flags], [value])
+        _check(item)
+        if not self.root.height:
+            self._plant(LeafNode(item))
+            return
+        leaf = self._walk(key).leaf
+        index = leaf.find(key)
+        growth = item_bytes(len(value)) - (0 if index is None else item_bytes(len(leaf.values[index])))
+        if leaf.total + growth > leaf.space:
+            leaf = self._walk(key, split=True, room=growth).leaf
+        index = bisect_left(leaf.keys, key)
+        if index < len(leaf.keys) and leaf.keys[index] == key:
+            leaf.set(index, seq, flags, value)
+        else:
+            leaf.insert(index, key, seq, flags, value)
 
     def _apply(self, items: Leaf, start: int, apply: _Apply, pieces_max: int) -> int:
         """Apply items from index `start` on to the leaf of the first one, which is cut if it becomes too full.
@@ -402,15 +415,6 @@ def _check(items: Leaf) -> None:
         raise ScoutfsError(f"value of {size} bytes, at most {MAX_VALUE_SIZE} are possible")
     if not all(map(lt, items.keys, items.keys[1:])):
         raise ScoutfsError("items are not in the order of their keys")
-
-
-def _set(leaf: LeafNode, items: Leaf, start: int, stop: int) -> None:
-    for key, seq, flags, value in _rows(items, start, stop):
-        index = bisect_left(leaf.keys, key)
-        if index < len(leaf.keys) and leaf.keys[index] == key:
-            leaf.set(index, seq, flags, value)
-        else:
-            leaf.insert(index, key, seq, flags, value)
 
 
 def _rows(items: Leaf, start: int, stop: int) -> zip[tuple[bytes, int, int, bytes]]:

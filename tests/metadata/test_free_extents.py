@@ -158,7 +158,7 @@ steps = st.tuples(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(steps, min_size=5, max_size=40), st.integers(0, 1 << 32), st.integers(0, 1 << 32))
 def test_no_block_is_lost_or_doubled(operations, exclusive, vacant) -> None:
     """`fails_at` says which exchange of blocks of an operation fails; it is undone then."""
