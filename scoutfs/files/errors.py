@@ -121,6 +121,12 @@ class AttributeNameTooLong(FileError):
     number = errno.ERANGE
 
 
+class BadRange(FileError):
+    """Bytes that do not begin and end with blocks, or pass the greatest number (EOVERFLOW)."""
+
+    number = errno.EOVERFLOW
+
+
 class Stale(FileError):
     """The file is another one by now, or has other contents (ESTALE)."""
 

@@ -70,7 +70,7 @@ def write(
     check_quota(change, QuotaOp.DATA, Attributes(inode.proj, inode.uid, inode.gid))
     check_online(change, inode, inode.size)
     change.need_space()
-    inode, count = _write_blocks(change, inode, offset, data, options)
+    inode, count = write_blocks(change, inode, offset, data, options)
     inode = inode._replace(size=max(inode.size, offset + count), mode=mode_after_writing(inode, caller))
     return Written(offset, count, change.set(changed_contents(change, inode)))
 
@@ -136,16 +136,11 @@ def changed_contents(change: Change, inode: Inode) -> Inode:
     return inode._replace(mtime=change.now, data_seq=change.transaction.seq, data_version=inode.data_version + 1)
 
 
-def read_block(change: Change, inode: Inode, extent: DataExtent, block: int) -> bytearray:
-    """Return what a written block of a file has, zeros behind the end of the file.  Raises DeviceError."""
-    contents = bytearray(change.space.read(extent.blkno + block - extent.start, 1))
-    kept = min(max(inode.size - block * BLOCK_SIZE, 0), BLOCK_SIZE)
-    contents[kept:] = bytes(BLOCK_SIZE - kept)
-    return contents
+def write_blocks(change: Change, inode: Inode, offset: int, data: Buffer, options: Preallocation) -> tuple[Inode, int]:
+    """Write bytes, as far as one transaction may; return the inode with other counts, and how many they were.
 
-
-def _write_blocks(change: Change, inode: Inode, offset: int, data: Buffer, options: Preallocation) -> tuple[Inode, int]:
-    """Write runs of blocks; return the inode with other extents and counts, and the bytes that were written."""
+    Size, versions and times are left to the caller.  Raises NoSpace, CommitNeeded, DeviceError, and as reading does.
+    """
     before, end = inode, offset + len(data)
     block, last = offset // BLOCK_SIZE, (end - 1) // BLOCK_SIZE
     for run in range(RUNS_MAX):
@@ -170,6 +165,14 @@ def _write_blocks(change: Change, inode: Inode, offset: int, data: Buffer, optio
         if block > last:
             break
     return inode, min(block * BLOCK_SIZE, end) - offset
+
+
+def read_block(change: Change, inode: Inode, extent: DataExtent, block: int) -> bytearray:
+    """Return what a written block of a file has, zeros behind the end of the file.  Raises DeviceError."""
+    contents = bytearray(change.space.read(extent.blkno + block - extent.start, 1))
+    kept = min(max(inode.size - block * BLOCK_SIZE, 0), BLOCK_SIZE)
+    contents[kept:] = bytes(BLOCK_SIZE - kept)
+    return contents
 
 
 def _contents(
