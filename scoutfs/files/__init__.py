@@ -1,1 +1,1 @@
-"""Files of a volume: what items say of inodes, directories, attributes and data, without FUSE."""
+"""Files of a volume, without FUSE: what items say of inodes, directories, attributes and data, and changing them."""

@@ -6,7 +6,7 @@ at once.  So whatever an operation raises, nothing has happened: it can be run a
 It asks for each by `Change.need`, before it uses items under it, and asking for one that is not held raises
 `LocksNeeded` with all that it has asked for so far.  The shell around it is a loop:
 
-    wanted = a guess, or nothing
+    wanted = likely_locks(...), or nothing
     while True:
         take the locks `wanted`, in their order; hold the transaction
         try: with Change(...) as change: return operation(change, ...)
@@ -205,6 +205,21 @@ def inode_request(group: int, mode: LockMode = LockMode.WRITE) -> LockRequest:
 def index_request(type: InodeIndexType, group: int) -> LockRequest:
     """Return the request for writing index items; `group` is a seq of them >> 10."""
     return _request(LockClass.INODE_INDEX, index_lock(type, group << 10), LockMode.WRITE_ONLY)
+
+
+def likely_locks(seq: int, *inos: int, data: bool = False, orphan: bool = False) -> list[LockRequest]:
+    """Return what an operation on inodes most often needs, sorted: with that it need not be run twice.
+
+    `seq` is that of the transaction.  With `data` contents change, or regular files are created; with `orphan` an
+    inode may lose its last name.
+    """
+    requests = {inode_request(ino >> 10) for ino in inos}
+    requests.add(index_request(InodeIndexType.META_SEQ, seq >> 10))
+    if data:
+        requests.add(index_request(InodeIndexType.DATA_SEQ, seq >> 10))
+    if orphan:
+        requests.add(ORPHAN_LOCK)
+    return sorted(requests)
 
 
 def _request(kind: LockClass, lock: LockRange, mode: LockMode) -> LockRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,9 +20,11 @@ from format.payloads import LockMode
 from format.timespec import seconds_to_disk
 from format.xattr import Xattr, XattrHeader, split_xattr
 from scoutfs.errors import ScoutfsError
+from scoutfs.files.attributes import NewAttributes, set_attributes
 from scoutfs.files.caller import ROOT
 from scoutfs.files.change import Change
 from scoutfs.files.create import create
+from scoutfs.files.deletion import delete_some
 from scoutfs.files.errors import Exists, NotFound, TooManyLinks
 from scoutfs.files.ino_pools import BATCH, InoPools
 from scoutfs.files.inode import Inode, decode_inode, encode_inode
@@ -35,10 +38,13 @@ from scoutfs.files.store import (
     TOTALS_LOCK,
     XATTR_INDEX_LOCK,
     ItemConflict,
+    LockRequest,
     LocksNeeded,
     index_request,
     inode_request,
+    likely_locks,
 )
+from scoutfs.files.writing import write
 from tests.files.world import ROOT_INO, World
 
 U64 = st.integers(0, 2**64 - 1)
@@ -109,6 +115,26 @@ def test_reading_is_covered_by_writing() -> None:
     with world.change() as change:
         change.need(inode_request(3, LockMode.READ))
         change.need(inode_request(3))
+
+
+def test_a_good_guess_of_locks_saves_running_twice() -> None:
+    world = World()
+    old, new = world.make(b"old"), world.new_ino()
+    regular = stat.S_IFREG | 0o644
+
+    def run(guess: list[LockRequest], operation: Any, *arguments: Any) -> None:
+        world.held.modes = {request.start: request.mode for request in guess}
+        with world.change() as change:
+            operation(change, *arguments)
+
+    run(likely_locks(5, ROOT_INO, new, data=True), create, ROOT_INO, b"new", new, regular, ROOT)
+    run(likely_locks(5, new, data=True), write, new, 0, b"x", ROOT)
+    run(likely_locks(5, new), set_attributes, new, NewAttributes(mode=0), ROOT)
+    run(likely_locks(5, ROOT_INO, new, old, orphan=True), rename, Names(ROOT_INO, b"new", ROOT_INO, b"old"))
+    run(likely_locks(5, ROOT_INO, new, orphan=True), unlink, ROOT_INO, b"old", new)
+    run(likely_locks(5, old, data=True, orphan=True), delete_some, old)
+    assert world.inode_count == 2
+    world.check()
 
 
 def test_a_name_that_leads_elsewhere_by_now() -> None:
