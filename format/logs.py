@@ -17,6 +17,7 @@ from format.srch import SrchFile
 MAX_ZONES = 1024
 """Data zones that a log tree can name."""
 BLOOM_BITS_OFFSET = 40
+_TOTAL_SET = slice(32, BLOOM_BITS_OFFSET)
 
 
 class LogTreesFlag(IntFlag):
@@ -102,3 +103,14 @@ LogMergeFreeing = Struct("root" / BtreeRoot, "key" / KeyStruct, "seq" / Int64ul)
 def bloom_has(data: Buffer, bits: Iterable[int]) -> bool:
     """Return whether a bloom block of 64 KiB has all of `bits` set: see `hashes.bloom_bits`."""
     return all(data[BLOOM_BITS_OFFSET + bit // 8] >> bit % 8 & 1 for bit in bits)
+
+
+def bloom_set(data: bytearray, bits: Iterable[int]) -> None:
+    """Set `bits` of a bloom block of 64 KiB, see `hashes.bloom_bits`; `total_set` counts those that were not set."""
+    added = 0
+    for bit in bits:
+        index, mask = BLOOM_BITS_OFFSET + bit // 8, 1 << bit % 8
+        added += not data[index] & mask
+        data[index] |= mask
+    total = int.from_bytes(data[_TOTAL_SET], "little") + added
+    data[_TOTAL_SET] = total.to_bytes(8, "little")

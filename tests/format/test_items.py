@@ -17,7 +17,7 @@ from format.dirent import DirEntry, DirentType
 from format.extent import Extent, data_extent, data_extent_key, extent_order, free_extent, free_extent_keys
 from format.inode import Inode, InodeV1, build_inode, inode_size, parse_inode
 from format.keys import Key
-from format.logs import bloom_has
+from format.logs import bloom_has, bloom_set
 from format.parts import join_parts, split_parts
 from format.symlink import join_target, split_target
 from format.timespec import seconds_from_disk, seconds_to_disk
@@ -321,3 +321,14 @@ def test_bloom_blocks() -> None:
     assert bloom_has(data, (9, 9, 9))
     assert not bloom_has(data, (0, 9, 10))
     assert data[65535] == 0x80
+
+
+def test_setting_bloom_bits() -> None:
+    # Spec 04 §1.2, §7.4: bit b is in byte 40 + b // 8; total_set grows by the bits that were not set.
+    data = bytearray(65536)
+    bloom_set(data, (9, 523967, 9))
+    assert (data[41], data[-1], sum(data[40:])) == (2, 128, 130)
+    assert data[32:40] == bytes([2]) + bytes(7)
+    bloom_set(data, (9, 0, 523967))
+    assert data[32:41] == bytes([3]) + bytes(7) + bytes([1])
+    assert bloom_has(data, (0, 9, 523967))

@@ -10,10 +10,16 @@ from typing import Any
 from format.block import Magic, Ref
 from format.hashes import bloom_bits
 from format.keys import InodeIndexType, Key, Zone
-from format.logs import LogTrees
+from format.logs import LogTrees, bloom_set
 from scoutfs.fsck.check import check_volume
 from scoutfs.fsck.kinds import Severity
-from scoutfs.metadata.allocator import DATA_FILL_LOW, DATA_FILL_TARGET, ListAllocator
+from scoutfs.metadata.allocator import (
+    DATA_FILL_LOW,
+    DATA_FILL_TARGET,
+    META_FILL_LOW,
+    META_FILL_TARGET,
+    ListAllocator,
+)
 from scoutfs.metadata.block_lists import BlockList, ListHead
 from scoutfs.metadata.blocks import BlockReader
 from scoutfs.metadata.btree import FIRST_KEY, LAST_KEY, NO_ROOT, Btree, Root
@@ -124,7 +130,7 @@ class Cluster:
         avail, freed = (BlockList(ListHead.of(parsed[name])) for name in ("meta_avail", "meta_freed"))
         data = [self._extents(server.writer, server.allocator, parsed[name]) for name in ("data_avail", "data_freed")]
         server.allocator.take_back(freed)
-        server.allocator.fill(avail)
+        server.allocator.fill(avail, META_FILL_LOW, META_FILL_TARGET)
         if data[1].total_len:
             move_extents(server.data_alloc, data[1], data[1].total_len, server.allocator, budget=250)
         if data[0].total_len < DATA_FILL_LOW:
@@ -143,9 +149,7 @@ class Cluster:
         ref = Ref(**{name: parsed.bloom_ref[name] for name in ("blkno", "seq")})
         bloom = RawBlock(Magic.BLOOM, writer.read(ref, Magic.BLOOM, "bloom block") if ref.blkno else None)
         ref = writer.replace(ref, bloom, allocator)
-        for bit in set(bloom_bits(LOCK.start.build())):
-            bloom.data[40 + bit // 8] |= 1 << bit % 8
-        bloom.data[32:40] = sum(map(int.bit_count, bloom.data[40:])).to_bytes(8, "little")
+        bloom_set(bloom.data, bloom_bits(LOCK.start.build()))
         tree.insert_list(columns((index_key(major), parsed.get_trans_seq, 0, b"") for major in sorted(set(majors))))
         avail, freed = (self._extents(writer, allocator, parsed[name]) for name in ("data_avail", "data_freed"))
         for _ in range(3):
