@@ -102,7 +102,9 @@ class OpenFile:
         contents = memoryview(buffer)[:length]
         device = self._reader.files.volume.data
         # a thread that is abandoned goes on to write into the buffer, which is given to nobody else then
-        await trio.to_thread.run_sync(read_pieces, device, pieces, contents, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(
+            read_pieces, device, pieces, contents, limiter=self._reader.data_threads, abandon_on_cancel=True
+        )
         self._buffers.hand_out(buffer)
         return contents[skipped : skipped + size]
 

@@ -7,7 +7,6 @@ super block for a mount without one.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -27,11 +26,11 @@ LOOK_INTERVAL = 1.0
 UNCHANGING_TIMEOUT = 3600.0
 """Seconds that the kernel may keep what nobody changes."""
 
-QUEUE_PATIENCE = 0.05
-"""Seconds that a question waits for others before it is looked whether anybody still wants the answer."""
-
 SOON = 0.2
 """Seconds in which a server that works answers, however busy it is."""
+
+DATA_THREADS = 16
+"""Readings of contents at once at most."""
 
 CACHE_BYTES = 128 << 20
 """Bytes of metadata that a mount keeps in memory."""
@@ -65,6 +64,8 @@ class VolumeReader:
         self.files = Filesystem(volume, get_roots=self._roots_for_forest, cache_bytes=CACHE_BYTES)
         self.generation = 0
         """Counts the changes of the roots: what was read under another one may be outdated."""
+        self.data_threads = trio.CapacityLimiter(DATA_THREADS)
+        """For readings of contents: a data device that does not answer must not take the threads of others."""
         self._source, self._log, self._interrupted = source, log, interrupted
         self._unchanging = source.unchanging
         self._roots: Roots | None = None
@@ -72,7 +73,7 @@ class VolumeReader:
         self._due = 0.0
         self._inline = False
         self._asker = 0
-        self._turn = trio.Semaphore(1)
+        self._turn = trio.CapacityLimiter(1)
         self._look = trio.Semaphore(1)
 
     @property
@@ -93,7 +94,7 @@ class VolumeReader:
         """
         if trio.current_time() >= self._due:
             await self._renew(pid)
-        if self._turn.value:
+        if self._turn.available_tokens:
             self._turn_to_new_roots()
             self._inline = True
             try:
@@ -103,19 +104,19 @@ class VolumeReader:
                 pass
             finally:
                 self._inline = False
-        await self._take_turn(pid)
-        token = trio.lowlevel.current_trio_token()
+            return await self._ask_in_thread(pid, question, *arguments)
+        # whoever has the turn may wait for a server
+        return await interruptible(pid, partial(self._ask_in_thread, pid, question, *arguments), self._interrupted)
+
+    async def _ask_in_thread(self, pid: int, question: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Wait for the turn, and keep it until the thread has ended, even if nobody waits for that any more."""
 
         def run() -> _Result:
-            try:
-                self._turn_to_new_roots()
-                self._asker = pid
-                return question(*arguments)
-            finally:
-                with contextlib.suppress(trio.RunFinishedError):
-                    token.run_sync_soon(self._turn.release)
+            self._turn_to_new_roots()
+            self._asker = pid
+            return question(*arguments)
 
-        return await trio.to_thread.run_sync(run, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(run, limiter=self._turn, abandon_on_cancel=True)
 
     async def ask_soon(self, pid: int, question: Callable[..., _Result], *arguments: Any) -> _Result | None:
         """Return what `ask` returns, or None if that would take long: there is no server, or it is slow."""
@@ -140,12 +141,6 @@ class VolumeReader:
                 await self._fetch_if_due()
 
         await interruptible(pid, look, self._interrupted)
-
-    async def _take_turn(self, pid: int) -> None:
-        with trio.move_on_after(QUEUE_PATIENCE):
-            await self._turn.acquire()
-            return
-        await interruptible(pid, self._turn.acquire, self._interrupted)
 
     # -- roots -------------------------------------------------------------------------------------------------------
 
