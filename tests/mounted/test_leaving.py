@@ -127,7 +127,17 @@ def all_together(cluster: Cluster) -> None:
     assert_nothing_is_left(cluster)
 
 
-def test_a_majority_of_five_stays_for_a_client(cluster: Cluster):
+def test_who_is_held_back(clusters: Callable[[str], Cluster]):
+    cases = (
+        a_majority_of_five_stays_for_a_client,
+        an_interrupted_umount_goes_on_in_the_background,
+        the_leader_dies_meanwhile,
+        it_is_asked_again_and_forced,
+    )
+    at_once(*(partial(case, clusters(case.__name__)) for case in cases))
+
+
+def a_majority_of_five_stays_for_a_client(cluster: Cluster) -> None:
     leader, followers, (client,) = started(cluster, 5, 1)
     for mount in followers[:2]:
         Umount(mount).leaves()
@@ -143,7 +153,7 @@ def test_a_majority_of_five_stays_for_a_client(cluster: Cluster):
     assert_nothing_is_left(cluster)
 
 
-def test_an_interrupted_umount_goes_on_in_the_background(cluster: Cluster):
+def an_interrupted_umount_goes_on_in_the_background(cluster: Cluster) -> None:
     leader, (first, second), _ = started(cluster, 3)
     Umount(first).leaves()
     held = Umount(second)
@@ -157,7 +167,7 @@ def test_an_interrupted_umount_goes_on_in_the_background(cluster: Cluster):
     assert_nothing_is_left(cluster)
 
 
-def test_who_is_held_back_while_the_leader_dies_waits_for_another(cluster: Cluster):
+def the_leader_dies_meanwhile(cluster: Cluster) -> None:
     volume = cluster.volume(loop=False)
     members = cluster.members(volume, "quorum_heartbeat_timeout_ms=2000")
     leader = cluster.await_leader(members)
@@ -179,7 +189,7 @@ def test_who_is_held_back_while_the_leader_dies_waits_for_another(cluster: Clust
     cluster.assert_all_have_left(volume)
 
 
-def test_a_mount_that_is_held_back_can_be_asked_again_and_forced(cluster: Cluster):
+def it_is_asked_again_and_forced(cluster: Cluster) -> None:
     leader, (first, second), _ = started(cluster, 3)
     Umount(first).leaves()
     held, again = Umount(second), None

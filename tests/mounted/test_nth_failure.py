@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.mounted.cluster import Cluster, at_once
 
 ROOT = Path(__file__).parents[2]
-STEP = 4
+STEP = 6
 SUPER = 65536
 
 
@@ -25,21 +25,20 @@ def super_block(device: str) -> bytes:
 
 
 def test_every_operation_of_a_mount_fails_in_turn(clusters: Callable[[str], Cluster]):
-    jobs = [(kind, first) for kind in ("EIO", "nothing") for first in range(1, STEP + 1)]
-    at_once(*(partial(fail_each, clusters(f"{kind}{first}"), kind, first) for kind, first in jobs))
+    at_once(*(partial(fail_each, clusters(str(first)), first) for first in range(1, STEP + 1)))
 
 
-def fail_each(cluster: Cluster, kind: str, first: int) -> None:
+def fail_each(cluster: Cluster, first: int) -> None:
     volume = cluster.volume(1, loop=False)
     before = super_block(volume.device)
     directory = cluster.directory / "m"
     directory.mkdir()
-    words = [kind, str(first), str(STEP), volume.device, str(directory), volume.options(0, "wait=4")]
+    words = ["EIO", str(first), str(STEP), volume.device, str(directory), volume.options(0, "wait=4")]
     cluster.environment["PYTHONPATH"] = str(ROOT)
     done = cluster.run(sys.executable, "-m", "tests.mounted.faulty_mount", *words, timeout=120)
     assert done.stderr == ""
     runs = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(runs) > 3
+    assert len(runs) > 2
     for run in runs:
         # one line says why, unless it recovered
         assert run["code"] in (0, 32), run

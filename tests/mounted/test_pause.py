@@ -39,8 +39,13 @@ def answers(mount: Mount) -> bool:
     return int(within(20.0, lambda: str(os.statvfs(mount.directory).f_bfree))) > 0
 
 
-def test_pauses_longer_than_the_heartbeat_timeout(clusters: Callable[[str], Cluster]):
-    cases = (a_leader_is_ended_by_its_host, a_leader_steps_down_when_it_goes_on, a_follower_changes_nothing)
+def test_pauses(clusters: Callable[[str], Cluster]):
+    cases = (
+        a_leader_is_ended_by_its_host,
+        a_leader_steps_down_when_it_goes_on,
+        a_follower_changes_nothing,
+        whatever_is_asked_has_an_end,
+    )
     at_once(*(partial(case, clusters(case.__name__)) for case in cases))
 
 
@@ -117,7 +122,7 @@ def a_follower_changes_nothing(cluster: Cluster) -> None:
     assert all(answers(mount) for mount in members)
 
 
-def test_whatever_is_asked_of_a_paused_mount_has_an_end(cluster: Cluster):
+def whatever_is_asked_has_an_end(cluster: Cluster) -> None:
     volume, members, leader = started(cluster)
     follower = next(mount for mount in members if mount is not leader)
     slot = members.index(follower)
