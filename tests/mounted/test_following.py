@@ -69,6 +69,24 @@ def test_a_mount_follows_what_is_committed(built: Built):
     assert mount.read("errors") == ""
 
 
+def test_without_a_server_readers_wait_and_control_files_do_not(cluster: Cluster):
+    volume = cluster.volume(3, loop=False)
+    mount = cluster.mount(volume, 0, FAST)
+    waiting = [cluster.start("ls", str(mount.directory)), cluster.start("stat", str(mount.directory / "f"))]
+    wait_until(lambda: mount.read("waiting", timeout=2), "the reason")
+    assert stat.S_ISDIR(mount.directory.stat().st_mode)
+    # longer than anything that a reader would be answered in, were there a server
+    assert mount.read("errors", timeout=2) == ""
+    assert [process.poll() for process in waiting] == [None, None]
+    for process in waiting:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGINT
+    waiting = [cluster.start("ls", str(mount.directory))]
+    others = [cluster.mount(volume, slot, FAST) for slot in (1, 2)]
+    assert waiting[0].wait(30) == 0
+    cluster.umount_all([mount, *others])
+
+
 def wipe(built: Built) -> None:
     """Overwrite all blocks of the tree that was committed first."""
     assert built.volume.metadev is not None
