@@ -113,8 +113,8 @@ def preallocate(change: Change, ino: int, offset: int, length: int, *, keep_size
         allocated += 1
     size = min(block * BLOCK_SIZE, end)
     if not keep_size and size > inode.size:
-        inode = inode._replace(size=size, data_version=inode.data_version + 1)
-    change.set(inode._replace(version=inode.version + 1))
+        inode = inode._replace(size=size, data_version=inode.data_version + 1, version=inode.version + 1)
+    change.set(inode)
     return max(block * BLOCK_SIZE, offset)
 
 

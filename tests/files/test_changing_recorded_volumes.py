@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from scoutfs.files.linking import rmdir, unlink
 from scoutfs.files.rename import Names, rename
 from scoutfs.files.store import ItemChange, LockRequest
 from scoutfs.files.symlink import read_target
+from scoutfs.files.writing import preallocate, write
 from scoutfs.files.xattr_writing import add_xattr
 from tests.files.world import BLOCK, ROOT_INO, Held, World
 
@@ -137,6 +139,59 @@ def test_the_kernel_stores_the_same(name: str, opened: Open) -> None:
     expected = {key: value for key, value in stored.items() if key[0] == Zone.FS and key_fields(key)[2] in kinds}
     assert made.table == expected
     assert len(expected) > 10_000
+
+
+def paged(world: World, ino: int, first: int, length: int, offset: int = 0) -> None:
+    """Write pages one by one, the last one in part, as the kernel does."""
+    for start in range(first * BLOCK, first * BLOCK + length, BLOCK):
+        piece = min(BLOCK, first * BLOCK + length - start)
+        world.perform(write, ino, start + offset, bytes(piece), ROOT)
+
+
+def append(world: World, ino: int, count: int, length: int) -> None:
+    """Append as many times."""
+    for number in range(count):
+        world.perform(write, ino, None, b"x" * (length // count + (number < length % count)), ROOT)
+
+
+FILES: dict[bytes, Callable[[World, int], object]] = {
+    b"files/empty": lambda world, ino: None,
+    b"files/one": lambda world, ino: paged(world, ino, 0, 1),
+    b"files/sz4095": lambda world, ino: paged(world, ino, 0, 4095),
+    b"files/sz4096": lambda world, ino: paged(world, ino, 0, 4096),
+    b"files/sz4097": lambda world, ino: paged(world, ino, 0, 4097),
+    b"files/sz65536": lambda world, ino: paged(world, ino, 0, 65536),
+    b"files/sz1048589": lambda world, ino: paged(world, ino, 0, 1048589),
+    b"files/maxsize": lambda world, ino: world.perform(write, ino, 2251799813685246 * BLOCK, bytes(BLOCK), ROOT),
+    b"files/prealloc": lambda world, ino: world.perform(preallocate, ino, 0, 1 << 20),
+    b"files/append": lambda world, ino: append(world, ino, 501, 5390),
+    b"files/holes_alternate": lambda world, ino: (
+        [paged(world, ino, 2 * i, BLOCK) for i in range(149)] and paged(world, ino, 298, 4096)
+    ),
+    b"files/prealloc_keep": lambda world, ino: (
+        world.perform(preallocate, ino, 0, 1 << 20, keep_size=True),
+        paged(world, ino, 0, 5000),
+    ),
+    b"files/prealloc_part": lambda world, ino: (
+        world.perform(preallocate, ino, 0, 1 << 18),
+        paged(world, ino, 10, 8192),
+        paged(world, ino, 60, 4096),
+    ),
+}
+"""How files of a recorded volume were made, as far as their counters and extents tell."""
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_files_of_the_kernel_made_again(path: bytes, opened: Open) -> None:
+    volume, world = opened("rich-v2-merged"), World()
+    ino = world.make(b"f", mode=stat.S_IFREG | 0o644)
+    FILES[path](world, ino)
+    theirs, ours = volume.resolve(path), world.inode(ino)
+    for field in ("size", "version", "data_version", "online_blocks", "offline_blocks", "nlink", "flags"):
+        assert getattr(ours, field) == getattr(theirs, field), field
+    layouts = [[(start, length, flags) for start, length, _, flags in found] for found in
+               (volume.extents(theirs.ino), world.extents(ino))]  # fmt: skip
+    assert layouts[0] == layouts[1]
 
 
 @pytest.mark.parametrize("name", [b"inhdir", b"inherited"])
