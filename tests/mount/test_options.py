@@ -14,6 +14,7 @@ from mount.options import (
     NUMBERS,
     MountFlag,
     OptionError,
+    check_combination,
     option_string,
     parse_options,
     split_options,
@@ -292,3 +293,25 @@ def test_anything_is_parsed_or_refused(text):
 @given(st.lists(st.text(st.characters(exclude_characters='",'), min_size=1)))
 def test_splitting_keeps_every_item(items):
     assert list(split_options(",".join(items))) == items
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ("norecovery", "add ro"),
+        ("norecovery,rw", "add ro"),
+        ("ro,norecovery,quorum_slot_nr=2", "quorum_slot_nr=2"),
+    ],
+)
+def test_a_mount_without_a_cluster_only_reads_and_is_no_member(options, refused):
+    with pytest.raises(OptionError, match=refused):
+        check_combination(parse_options(options))
+
+
+@pytest.mark.parametrize(
+    "options", ["ro,norecovery", "norecovery,ro,metadev_path=/dev/m", "quorum_slot_nr=2", "ro", ""]
+)
+def test_options_that_go_together(options):
+    parsed = parse_options(options)
+    check_combination(parsed)
+    assert parse_options(option_string(parsed)).norecovery == ("norecovery" in options)
