@@ -309,7 +309,7 @@ def test_a_mount_without_a_cluster_only_reads_and_is_no_member(options, refused)
 
 
 @pytest.mark.parametrize(
-    "options", ["ro,norecovery", "norecovery,ro,metadev_path=/dev/m", "quorum_slot_nr=2", "ro", ""]
+    "options", ["ro,norecovery", "norecovery,ro,metadev_path=/m", "quorum_slot_nr=2", ""]
 )
 def test_options_that_go_together(options):
     parsed = parse_options(options)
