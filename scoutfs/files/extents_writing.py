@@ -7,10 +7,11 @@ import struct
 from format.extent import ExtentFlag
 from format.keys import FsType
 from scoutfs.files.change import Change
-from scoutfs.files.data import BLOCK_MAX, DataExtent, read_extents
-from scoutfs.files.errors import OfflineError, Refused
+from scoutfs.files.data import DataExtent, read_extents
+from scoutfs.files.errors import OfflineError
 from scoutfs.files.inode import BLOCK_SIZE, Inode
 from scoutfs.files.items import fs_key
+from scoutfs.metadata.extents import Changes, Find, MappedExtent, insertion, setting
 
 _VALUE = struct.Struct("<QB7x")
 
@@ -23,29 +24,15 @@ def extent_at(change: Change, ino: int, block: int) -> DataExtent | None:
 def set_extent(change: Change, inode: Inode, extent: DataExtent) -> Inode:
     """Have blocks of a file be as `extent` says, merged with its neighbours; return the inode with its new counts.
 
-    An extent without blocks and flags makes a hole.  Raises Refused if the blocks are not all in one extent, or all in
-    one hole; and as reading does.
+    An extent without blocks and flags makes a hole.  Raises InvalidExtent if the blocks are not all in one extent, or
+    all in one hole; and as reading does.
     """
-    found = extent_at(change, inode.ino, extent.start)
-    left = right = True
-    if found is not None and found.start < extent.end:
-        if extent.start < found.start or found.end < extent.end:
-            raise Refused(f"inode {inode.ino}: blocks from {extent.start} on are not all in one extent")
-        inode = _delete(change, inode, found)
-        for start, end in ((found.start, extent.start), (extent.end, found.end)):
-            if start < end:
-                blkno = found.blkno + start - found.start if found.blkno else 0
-                inode = _add(change, inode, DataExtent(start, end - start, blkno, found.flags))
-        left, right = found.start == extent.start, found.end == extent.end
-    return _merge(change, inode, extent, left=left, right=right)
+    return _carried_out(change, inode, setting(_find(change, inode.ino), MappedExtent(*extent)))
 
 
 def insert_extent(change: Change, inode: Inode, extent: DataExtent) -> Inode:
-    """Add an extent where a hole is.  Raises Refused if blocks are there; otherwise as `set_extent`."""
-    found = extent_at(change, inode.ino, extent.start)
-    if found is not None and found.start < extent.end:
-        raise Refused(f"inode {inode.ino}: blocks from {extent.start} on are no hole")
-    return _merge(change, inode, extent, left=True, right=True)
+    """Add an extent where a hole is.  Raises InvalidExtent if blocks are there; otherwise as `set_extent`."""
+    return _carried_out(change, inode, insertion(_find(change, inode.ino), MappedExtent(*extent)))
 
 
 def remove_extents(change: Change, inode: Inode, first: int, limit: int) -> tuple[Inode, bool]:
@@ -74,38 +61,25 @@ def check_online(change: Change, inode: Inode, end: int) -> None:
             raise OfflineError(inode.ino, extent.start * BLOCK_SIZE, extent.length * BLOCK_SIZE)
 
 
-def _merge(change: Change, inode: Inode, extent: DataExtent, *, left: bool, right: bool) -> Inode:
-    """Add an extent, joined with those beside it where nothing of what it replaces is left."""
-    if left and extent.start:
-        before = extent_at(change, inode.ino, extent.start - 1)
-        if before is not None and before.end == extent.start and _joins(before, extent):
-            inode = _delete(change, inode, before)
-            extent = DataExtent(before.start, before.length + extent.length, before.blkno, extent.flags)
-    if right and extent.end <= BLOCK_MAX:
-        behind = extent_at(change, inode.ino, extent.end)
-        if behind is not None and behind.start == extent.end and _joins(extent, behind):
-            inode = _delete(change, inode, behind)
-            extent = extent._replace(length=extent.length + behind.length)
-    return _add(change, inode, extent) if extent.blkno or extent.flags else inode
+def _find(change: Change, ino: int) -> Find:
+    def find(block: int) -> MappedExtent | None:
+        found = extent_at(change, ino, block)
+        return None if found is None else MappedExtent(*found)
+
+    return find
 
 
-def _joins(left: DataExtent, right: DataExtent) -> bool:
-    if left.flags != right.flags or bool(left.blkno) != bool(right.blkno):
-        return False
-    return not left.blkno or left.blkno + left.length == right.blkno
+def _carried_out(change: Change, inode: Inode, changes: Changes) -> Inode:
+    for extent in changes.removed:
+        change.delete(_key(inode.ino, extent))
+        inode = _counted(inode, extent, -extent.length)
+    for extent in changes.inserted:
+        change.create(_key(inode.ino, extent), _VALUE.pack(extent.blkno, extent.flags))
+        inode = _counted(inode, extent, extent.length)
+    return inode
 
 
-def _add(change: Change, inode: Inode, extent: DataExtent) -> Inode:
-    change.create(_key(inode.ino, extent), _VALUE.pack(extent.blkno, extent.flags))
-    return _counted(inode, extent, extent.length)
-
-
-def _delete(change: Change, inode: Inode, extent: DataExtent) -> Inode:
-    change.delete(_key(inode.ino, extent))
-    return _counted(inode, extent, -extent.length)
-
-
-def _counted(inode: Inode, extent: DataExtent, length: int) -> Inode:
+def _counted(inode: Inode, extent: MappedExtent, length: int) -> Inode:
     if extent.blkno and not extent.flags & ExtentFlag.UNWRITTEN:
         return inode._replace(online_blocks=inode.online_blocks + length)
     if extent.flags & ExtentFlag.OFFLINE:
@@ -113,5 +87,5 @@ def _counted(inode: Inode, extent: DataExtent, length: int) -> Inode:
     return inode
 
 
-def _key(ino: int, extent: DataExtent) -> bytes:
+def _key(ino: int, extent: MappedExtent) -> bytes:
     return fs_key(ino, FsType.DATA_EXTENT, extent.end - 1, extent.length)

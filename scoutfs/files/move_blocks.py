@@ -46,9 +46,10 @@ class Move(NamedTuple):
 def move_blocks(change: Change, move: Move) -> int:
     """Move blocks, as far as one transaction may; return the bytes to go on behind, `move.length` at the end.
 
-    The file they come from keeps its size and has a hole then.  Raises Refused for a range that does not fit, BadRange,
-    IsADirectory, WrongType, NotPermitted for retained files, Stale, NotFound where contents cannot be staged,
-    NoAttribute if anything is offline (ENODATA), TruncatePending, and as `Change` does.
+    The file they come from keeps its size and has a hole then.  Raises Refused for a range that does not fit,
+    InvalidExtent where the other one has blocks, BadRange, IsADirectory, WrongType, NotPermitted for retained files,
+    Stale, NotFound where contents cannot be staged, NoAttribute if anything is offline (ENODATA), TruncatePending, and
+    as `Change` does.
     """
     if not move.length:
         return 0

@@ -183,10 +183,14 @@ def _contents(
     first, last = max(offset, start), min(offset + len(data), stop)
     middle = memoryview(data)[first - offset : last - offset]
     head, tail = b"", b""
+    old = b""
     if first > start:
-        head = _old(change, inode, written, block)[: first - start]
+        old = _old(change, inode, written, block)
+        head = old[: first - start]
     if last < stop:
-        tail = _old(change, inode, written, block + count - 1)[last - stop :]
+        if count > 1 or not old:
+            old = _old(change, inode, written, block + count - 1)
+        tail = old[last - stop :]
     return b"".join((head, middle, tail)) if head or tail else bytes(middle)
 
 

@@ -18,11 +18,12 @@ from scoutfs.files.caller import ROOT, Caller, Capability
 from scoutfs.files.change import Change
 from scoutfs.files.data import DataExtent
 from scoutfs.files.deletion import delete_some
-from scoutfs.files.errors import FileError, NoSpace, OfflineError, Refused, TruncatePending
+from scoutfs.files.errors import FileError, NoSpace, OfflineError, TruncatePending
 from scoutfs.files.extents_writing import insert_extent, set_extent
 from scoutfs.files.linking import unlink
 from scoutfs.files.truncate import finish_truncate, set_size
 from scoutfs.files.writing import RUNS_MAX, SIZE_MAX, preallocate, write
+from scoutfs.metadata.extents import InvalidExtent
 from tests.files.world import BLOCK, ROOT_INO, World
 
 SINGLE = Preallocation(1)
@@ -71,7 +72,7 @@ def test_the_sequence_of_the_specification() -> None:
         )
     ):
         if expected is None:
-            with pytest.raises(Refused):
+            with pytest.raises(InvalidExtent):
                 put(world, ino, *change)
             continue
         put(world, ino, *change)
@@ -79,7 +80,7 @@ def test_the_sequence_of_the_specification() -> None:
         inode = world.inode(ino)
         assert inode.online_blocks == sum(length for _, length, blkno, flags in expected if blkno and not flags & 2)
         assert inode.offline_blocks == sum(length for _, length, _, flags in expected if flags & 1)
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidExtent):
         put(world, ino, 3, 1, 0, 1, insert=True)
 
 
