@@ -308,9 +308,7 @@ def test_a_mount_without_a_cluster_only_reads_and_is_no_member(options, refused)
         check_combination(parse_options(options))
 
 
-@pytest.mark.parametrize(
-    "options", ["ro,norecovery", "norecovery,ro,metadev_path=/m", "quorum_slot_nr=2", ""]
-)
+@pytest.mark.parametrize("options", ["ro,norecovery", "norecovery,ro,metadev_path=/m", "quorum_slot_nr=2", ""])
 def test_options_that_go_together(options):
     parsed = parse_options(options)
     check_combination(parsed)
