@@ -26,17 +26,14 @@ from scoutfs.metadata.free_extents import FreeExtents
 from scoutfs.metadata.writer import BlockWriter, NoSpace, RawBlock
 from scoutfs.storage.device import DeviceError
 from tests.metadata.building import FSID
-from tests.metadata.writing import Device, Pool, check_tree, io_error
+from tests.metadata.writing import Device, Pool, check_tree, contents_of, io_error
 
 TOTAL = 20_000
 
 
 def stored(device: Device, head: ListHead, writer: BlockWriter | None = None) -> list[list[int]]:
     """Return the entries of each block of a list, dirty or not, of which everything was checked."""
-    contents = dict(device.contents)
-    for offset, data in writer.encoded() if writer else ():
-        for place in range(0, len(data), LARGE_BLOCK_SIZE):
-            contents[(offset + place) // LARGE_BLOCK_SIZE] = data[place : place + LARGE_BLOCK_SIZE]
+    contents = contents_of(device, writer)
     found, ref = [], head.ref
     while ref.blkno:
         data = contents[ref.blkno]

@@ -82,6 +82,15 @@ class Pool:
         return taken
 
 
+def contents_of(device: Blocks, writer: BlockWriter | None) -> dict[int, bytes]:
+    """Return the blocks of a device as they will be when the dirty ones are written."""
+    contents = dict(device.contents)
+    for offset, data in writer.encoded() if writer else ():
+        for place in range(0, len(data), LARGE_BLOCK_SIZE):
+            contents[(offset + place) // LARGE_BLOCK_SIZE] = data[place : place + LARGE_BLOCK_SIZE]
+    return contents
+
+
 @dataclass
 class Checked:
     """What a tree consists of; `blocks` are (level, items, total_item_bytes, mid_free_len), parents first."""
@@ -99,10 +108,7 @@ class Checked:
 
 def check_tree(device: Blocks, root: Root, writer: BlockWriter | None = None, *, subtree: bool = False) -> Checked:
     """Check each block of a tree, dirty or not, its crc, its place in the tree; return what is in it."""
-    contents = dict(device.contents)
-    for offset, data in writer.encoded() if writer else ():
-        for place in range(0, len(data), LARGE_BLOCK_SIZE):
-            contents[(offset + place) // LARGE_BLOCK_SIZE] = data[place : place + LARGE_BLOCK_SIZE]
+    contents = contents_of(device, writer)
     found = Checked()
     if root.height == 0:
         assert root == Root()
