@@ -26,7 +26,7 @@ from scoutfs.metadata.free_extents import FreeExtents
 from scoutfs.metadata.writer import BlockWriter, NoSpace, RawBlock
 from scoutfs.storage.device import DeviceError
 from tests.metadata.building import FSID
-from tests.metadata.writing import Device, Pool, check_tree, contents_of, io_error
+from tests.metadata.writing import Device, Pool, check_tree, contents_of, io_error, unreadable
 
 TOTAL = 20_000
 
@@ -285,6 +285,7 @@ steps = st.tuples(
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(100, 400), st.integers(1, 30)), min_size=1, max_size=8), st.lists(steps))
 def test_no_block_is_lost_or_doubled(extents, operations) -> None:
+    """`fails_at` says which read, or exchange of blocks, of an operation fails."""
     s = Space()
     for start, length in extents:
         try:
@@ -292,10 +293,12 @@ def test_no_block_is_lost_or_doubled(extents, operations) -> None:
         except ScoutfsError:
             continue
     everything = s.free()
-    for what, index, count, fails_at, writes in operations:
-        if writes:
+    for what, index, count, fails_at, reads in operations:
+        s.pool.fails_at = 0 if reads else fails_at
+        if reads:
             s.writer.write()
-        s.pool.fails_at = fails_at
+            s.writer.reader.forget()
+            s.device.before_read = unreadable(fails_at)  # type: ignore[method-assign]
         try:
             if what == "fill":
                 fill_list(s.pool, s.lists[index], s.extents, count, count)
@@ -303,7 +306,8 @@ def test_no_block_is_lost_or_doubled(extents, operations) -> None:
                 empty_list(s.pool, s.lists[index], s.extents)
             else:
                 splice_list(s.pool, s.lists[index], s.lists[1 - index])
-        except NoSpace:
+        except (NoSpace, DeviceError):
             pass
         s.pool.fails_at = 0
+        s.device.before_read = unreadable(0)  # type: ignore[method-assign]
         assert s.free() == everything

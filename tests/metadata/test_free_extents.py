@@ -17,7 +17,7 @@ from scoutfs.metadata.extents import InvalidExtent, NoExtent
 from scoutfs.metadata.free_extents import FreeExtents, Moved, Stop, Zones, blocks_of_change, move_extents
 from scoutfs.metadata.writer import NoSpace
 from tests.metadata.test_btree_writer import small_blocks
-from tests.metadata.writing import Device, Pool, check_tree
+from tests.metadata.writing import Device, Pool, check_tree, unreadable
 
 
 class Trees:
@@ -155,13 +155,14 @@ steps = st.tuples(
     st.integers(2, 300),
     st.integers(1, 80),
     st.integers(0, 14),
+    st.booleans(),
 )
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(steps, min_size=5, max_size=40), st.integers(0, 1 << 32), st.integers(0, 1 << 32))
 def test_no_block_is_lost_or_doubled(operations, exclusive, vacant) -> None:
-    """`fails_at` says which exchange of blocks of an operation fails; it is undone then."""
+    """`fails_at` says which read, or exchange of blocks, of an operation fails; it is undone then."""
     with pytest.MonkeyPatch.context() as patch:
         small_blocks(patch)
         t = Trees()
@@ -170,10 +171,12 @@ def test_no_block_is_lost_or_doubled(operations, exclusive, vacant) -> None:
             t.one.insert(Extent(start, 1 + start % 9))
         one = {block for start, length in t.check(t.one) for block in range(start, start + length)}
         other: set[int] = set()
-        for what, start, length, fails_at in operations:
+        for what, start, length, fails_at, reads in operations:
             # Each operation has to copy all that it changes.
             t.writer.write()
-            t.pool.fails_at = fails_at
+            t.writer.reader.forget()
+            t.pool.fails_at = 0 if reads else fails_at
+            t.device.before_read = unreadable(fails_at if reads else 0)  # type: ignore[method-assign]
             wanted = set(range(start, start + length))
             moves = what in ("move", "back")
             source, target = (t.other, t.one) if what == "back" else (t.one, t.other)
@@ -196,6 +199,7 @@ def test_no_block_is_lost_or_doubled(operations, exclusive, vacant) -> None:
                 if isinstance(error, InvalidExtent):
                     assert wanted & one if what == "insert" else wanted - one
             t.pool.fails_at = 0
+            t.device.before_read = unreadable(0)  # type: ignore[method-assign]
             both = one | other
             found = [{b for s, n in t.check(tree) for b in range(s, s + n)} for tree in (t.one, t.other)]
             assert not found[0] & found[1]

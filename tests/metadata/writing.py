@@ -46,6 +46,17 @@ class Device(Blocks):
         return BlockWriter(self.reader(), itertools.count(1_000_000).__next__)
 
 
+def unreadable(nth: int) -> Callable[[int], None]:
+    """Return what makes the n-th read from now on fail, for `Blocks.before_read`; none if it is 0."""
+    left = itertools.count(nth - 1, -1)
+
+    def before_read(blkno: int) -> None:
+        if next(left) == 0:
+            raise DeviceError("/dev/meta", f"reading block {blkno}", errno.EIO)
+
+    return before_read
+
+
 def io_error(offset: int) -> None:
     """Fail as a device does."""
     raise DeviceError("/dev/meta", f"writing at {offset}", errno.EIO)
