@@ -63,8 +63,7 @@ def find(quorum: Quorum) -> Server | None:
 class Departure:
     """Whether a mount that has asked to leave counts as gone though nobody answered (spec 03 §3.2 step 2).
 
-    Servers of this release keep no record of their mounts on disk, so that a record's absence only says something if
-    the record has been seen.
+    A record's absence only says that we are gone if the record has been seen.
     """
 
     rid: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,14 @@ from format.superblock import SuperBlock
 from scoutfs.metadata.blocks import BlockReader
 from scoutfs.metadata.btree import Root
 from scoutfs.metadata.btree_writer import BtreeWriter
+from scoutfs.metadata.fill_targets import ORIGINAL_TARGETS, FillTargets
 from scoutfs.metadata.free_extents import AllocatorRoot, FreeExtents
 from scoutfs.metadata.server_allocator import ServerAllocator
 from scoutfs.metadata.writer import BlockWriter
 from scoutfs.storage.volume import SUPER_OFFSET
+
+_FIELDS = ("inode_count", "next_ino", "volopt", "total_meta_blocks", "total_data_blocks")
+"""Fields of the super block that a `ServerVolume` has as they are to be."""
 
 HOLDER_BUDGET = 500
 """Blocks that a holder of the commit may take, and as many that it may free."""
@@ -69,23 +74,54 @@ class Holds:
         self.waiting = 0
 
 
+class SequenceNumbers:
+    """The counter of sequence numbers of a server, for any of its threads."""
+
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+        """The greatest number that was given out."""
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        """Return a number greater than all before."""
+        with self._lock:
+            self.last += 1
+            return self.last
+
+    def raise_to(self, number: int) -> None:
+        """Have the next numbers be greater than `number`."""
+        with self._lock:
+            self.last = max(self.last, number)
+
+
 class ServerVolume:
     """The trees and the free space of a volume as its server changes them.
 
-    `stable` is the super block that was written last: what others are told of.  `core_seq` is the counter of sequence
-    numbers; `inode_count`, `next_ino` and `volopt` are as in the super block.  Nobody sees what is changed before
+    `stable` is the super block that was written last: what others are told of.  `inode_count`, `next_ino`, `volopt` and
+    the numbers of blocks are as in the super block; `seqs` counts on from its seq.  Nobody sees what is changed before
     `commit`.
     """
 
-    def __init__(self, reader: BlockReader, super_block: SuperBlock, new_seq: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        reader: BlockReader,
+        super_block: SuperBlock,
+        new_seq: Callable[[], int],
+        targets: FillTargets = ORIGINAL_TARGETS,
+        seqs: SequenceNumbers | None = None,
+    ) -> None:
         raw = super_block.raw
         self.stable = super_block
-        self.core_seq: int = raw.seq
+        self.targets = targets
+        self.seqs = SequenceNumbers() if seqs is None else seqs
+        self.seqs.raise_to(raw.seq)
         self.inode_count: int = raw.inode_count
         self.next_ino: int = raw.next_ino
         self.volopt = raw.volopt
+        self.total_meta_blocks: int = raw.total_meta_blocks
+        self.total_data_blocks: int = raw.total_data_blocks
         self.writer = BlockWriter(reader, new_seq)
-        self.allocator = ServerAllocator(self.writer, raw)
+        self.allocator = ServerAllocator(self.writer, raw, targets)
         self.fs_root = self._tree(raw.fs_root)
         self.logs_root = self._tree(raw.logs_root)
         self.log_merge = self._tree(raw.log_merge)
@@ -93,10 +129,15 @@ class ServerVolume:
         self.srch_root = self._tree(raw.srch_root)
         self.data_alloc = FreeExtents(self.writer, self.allocator, AllocatorRoot.of(raw.data_alloc))
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether a commit would write anything but a new counter of sequence numbers."""
+        raw = self.stable.raw
+        return self.writer.dirty_bytes > 0 or any(getattr(self, name) != raw[name] for name in _FIELDS)
+
     def next_seq(self) -> int:
         """Return a new sequence number, greater than all before."""
-        self.core_seq += 1
-        return self.core_seq
+        return self.seqs.next()
 
     def commit(self, clients: int) -> None:
         """Write everything that was changed, and then the super block that refers to it; `clients` are mounted.
@@ -119,8 +160,8 @@ class ServerVolume:
         raw = self.stable.raw.copy()
         raw.hdr = raw.hdr.copy()
         raw.hdr.seq += 1
-        raw.seq = self.core_seq
-        raw.inode_count, raw.next_ino, raw.volopt = self.inode_count, self.next_ino, self.volopt
+        raw.seq = self.seqs.last
+        raw.update({name: getattr(self, name) for name in _FIELDS})
         changed: dict[str, Any] = self.allocator.fields()
         changed["data_alloc"] = self.data_alloc.root.fields()
         for name in ("fs_root", "logs_root", "log_merge", "mounted_clients", "srch_root"):

@@ -10,18 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scoutfs.metadata.allocator import (
-    META_FILL_LOW,
-    META_FILL_TARGET,
-    ListAllocator,
-    empty_list,
-    fill_list,
-    reserved_blocks,
-    splice_list,
-)
+from scoutfs.metadata.allocator import ListAllocator, empty_list, fill_list, splice_list
 from scoutfs.metadata.block_lists import BlockList, ListHead
+from scoutfs.metadata.fill_targets import FillTargets
 from scoutfs.metadata.free_extents import AllocatorRoot, FreeExtents
-from scoutfs.metadata.writer import BlockWriter
+from scoutfs.metadata.writer import BlockWriter, NoSpace
 
 
 class ServerAllocator:
@@ -31,8 +24,9 @@ class ServerAllocator:
     freeing.  Blocks that clients give back go to `other_freed`, and theirs come from `meta_avail`.
     """
 
-    def __init__(self, writer: BlockWriter, super_block: Any) -> None:
+    def __init__(self, writer: BlockWriter, super_block: Any, targets: FillTargets) -> None:
         self.writer = writer
+        self.targets = targets
         self._total_blocks = super_block.total_meta_blocks
         avail = [ListHead.of(head) for head in super_block.server_meta_avail]
         freed = [ListHead.of(head) for head in super_block.server_meta_freed]
@@ -71,7 +65,7 @@ class ServerAllocator:
         """Take `count` blocks and free others, all or nothing; see `ListAllocator.exchange`."""
         return self._active.exchange(count, freed)
 
-    def fill(self, list: BlockList, low: int = META_FILL_LOW, target: int = META_FILL_TARGET) -> None:
+    def fill(self, list: BlockList, low: int, target: int) -> None:
         """Fill a list, of a client or of the server, that has fewer than `low` blocks; see `fill_list`."""
         fill_list(self, list, self.meta_avail, low, target)
 
@@ -82,9 +76,14 @@ class ServerAllocator:
     def prepare(self) -> None:
         """Refill the pair that is not in use, and end the use of the other: all is ready to be written then.
 
-        May raise what `fill_list` and `empty_list` raise; what they have done then is done.
+        May raise what `fill_list` and `empty_list` raise; what they have done then is done.  Fewer blocks than wanted
+        are enough, if the next commit can do with them.
         """
-        self.fill(self.other_avail)
+        try:
+            self.fill(self.other_avail, self.targets.server_low, self.targets.server)
+        except NoSpace:
+            if self.other_avail.head.first_nr < self.targets.of_change:
+                raise
         empty_list(self, self.other_freed, self.meta_freed)
         self._active.prepare()
 
@@ -95,7 +94,7 @@ class ServerAllocator:
         self._use(self.other_avail.head, self.other_freed.head)
         self.other_avail, self.other_freed = BlockList(avail), BlockList(freed)
         available = self.meta_avail.total_len
-        if available < 2 * reserved_blocks(clients) and self.meta_freed.total_len > available:
+        if available < 2 * self.targets.reserved(clients) and self.meta_freed.total_len > available:
             self._avail_tree = 1 - self._avail_tree
 
     def fields(self) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Which mounts a server has as clients, whom it lets in, and who may leave (spec 03 §3.3 to §3.6, spec 02 §8.3).  Pure.
 
-The list is in memory and dies with the server.  A new server therefore does not know at first whom its predecessor
-served: once a client shows that there was one, the members whose quorum blocks say that they run, and any mounts that
-nothing is known of, are awaited for a while before the last members may leave.
+The volume records whom the previous server had.  Those who have not come back yet count as mounted until they are
+fenced.  Once a client shows that there was another server, members whose quorum blocks say that they run, and any
+mounts that nothing is known of, are awaited for a while too before the last members may leave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from format.block import FormatError
 from format.net import Greeting, GreetingFlag, Header
 from format.quorum import SlotAddress
 from scoutfs.network.session import Request, ServerSession
+from scoutfs.server.mounted_clients import RecordedMount
 
 RECOVERY_TIME = 30.0
 """Seconds from its start in which a server counts members of its predecessor as mounted, though they are not back."""
@@ -28,6 +29,13 @@ CLIENTS_MAX = 1024
 
 RID_MAX = (1 << 64) - 1
 """All ones: never a rid; nor is 0."""
+
+
+class Newcomer(NamedTuple):
+    """A mount that this server does not know; `is_new` says that no server ever accepted it."""
+
+    mount: RecordedMount
+    is_new: bool
 
 
 class Verdict(Enum):
@@ -65,6 +73,8 @@ class Client:
     address: SlotAddress
     session: ServerSession | None
     parked_since: float | None = None
+    recorded: bool = True
+    """Whether the volume records the mount; if not, nothing is left of it but its wish to be told so."""
 
 
 class Farewell(NamedTuple):
@@ -79,8 +89,9 @@ class Farewell(NamedTuple):
 class Clients:
     """The clients of the server of `term`.
 
-    `expected` are rids of members that may be mounted though they have not greeted yet, with their slots; `refused` are
-    rids that were fenced; `started` is when the server came up.  Times are seconds of one monotonic clock.
+    `expected` are rids of members that may be mounted though they have not greeted yet, with their slots; `recorded`
+    are the mounts that the volume recorded at the start and that have not greeted yet; `refused` are rids that were
+    fenced; `started` is when the server came up.  Times are seconds of one monotonic clock.
     """
 
     fsid: int
@@ -90,14 +101,30 @@ class Clients:
     started: float
     expected: dict[int, int] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
+    recorded: dict[int, RecordedMount] = field(default_factory=dict)
     clients: dict[int, Client] = field(default_factory=dict)
     took_over: bool = False
     _farewells: dict[int, Farewell] = field(default_factory=dict)
 
     # -- greetings -----------------------------------------------------------------------------------------------
 
-    def greet(self, header: Header, payload: bytes, peer: SlotAddress) -> Welcome:
-        """Judge a greeting request that came from `peer` (spec 03 §3.3, §3.4)."""
+    def newcomer(self, payload: bytes, peer: SlotAddress) -> Newcomer | None:
+        """Return who greets, if what the volume records of the mount has to be known before `greet` is called."""
+        try:
+            greeting = Greeting.parse(payload)
+            self._check(greeting)
+        except FormatError:
+            return None
+        if greeting.rid in self.clients or greeting.rid in self.refused:
+            return None
+        mount = RecordedMount(greeting.rid, bool(greeting.flags & GreetingFlag.QUORUM), peer)
+        return Newcomer(mount, greeting.server_term == 0)
+
+    def greet(self, header: Header, payload: bytes, peer: SlotAddress, *, recorded: bool = True) -> Welcome:
+        """Judge a greeting request that came from `peer` (spec 03 §3.3, §3.4).
+
+        `recorded` says whether the volume records the mount.
+        """
         try:
             greeting = Greeting.parse(payload)
             self._check(greeting)
@@ -112,8 +139,10 @@ class Clients:
             return _drop(rid, "was fenced, and must not be let in again")
         if session is not None and header.id <= session.greeting_id:
             return _drop(rid, "greeted once more on an older connection")
+        if not recorded and not leaving:
+            return _drop(rid, "is not recorded on the volume: it was taken for dead")
         if greeting.server_term != self.term:
-            return self._first_contact(header, greeting, peer)
+            return self._first_contact(header, greeting, peer, recorded)
         if session is None and not leaving:
             return _drop(rid, "has lost its session and is to be fenced")
         if session is None:
@@ -123,7 +152,7 @@ class Clients:
             client.session, client.address, client.parked_since = session, peer, None
         return Welcome(Verdict.ACCEPT, "", rid, session)
 
-    def _first_contact(self, header: Header, greeting: Greeting, peer: SlotAddress) -> Welcome:
+    def _first_contact(self, header: Header, greeting: Greeting, peer: SlotAddress, recorded: bool) -> Welcome:
         """A client that does not know this server: whatever state there is was never of use to it."""
         rid = greeting.rid
         if rid not in self.clients and len(self.clients) >= CLIENTS_MAX:
@@ -131,12 +160,13 @@ class Clients:
         session = ServerSession(header.id)
         self._farewells.pop(rid, None)
         self.expected.pop(rid, None)
+        self.recorded.pop(rid, None)
         if greeting.server_term:
             self.took_over = True
         client = self.clients.get(rid)
         if client is None:
             member = bool(greeting.flags & GreetingFlag.QUORUM)
-            self.clients[rid] = Client(rid, member, peer, session)
+            self.clients[rid] = Client(rid, member, peer, session, recorded=recorded)
         else:
             client.session, client.address, client.parked_since = session, peer, None
         return Welcome(Verdict.ACCEPT, "", rid, session, first_contact=True)
@@ -174,6 +204,7 @@ class Clients:
         """The mount certainly cannot do anything any more: it counts no longer, and is not let in again."""
         self.clients.pop(rid, None)
         self.expected.pop(rid, None)
+        self.recorded.pop(rid, None)
         self._farewells.pop(rid, None)
         self.refused.add(rid)
 
@@ -183,20 +214,21 @@ class Clients:
         """A client asks to leave; `leaving` says when it may."""
         self._farewells[rid] = Farewell(rid, session, request)
 
-    def leaving(self, now: float) -> list[Farewell]:
+    def leaving(self, now: float, owing: Collection[int] = ()) -> list[Farewell]:
         """Return the farewells to answer now, and count those mounts as gone (spec 02 §8.3).
 
-        To be called whenever a farewell arrived, a client greeted or was fenced, and at `deadline`.
+        To be called whenever a farewell arrived, a client greeted or was fenced, and at `deadline`.  `owing` are mounts
+        that have not told which locks they hold: their farewells wait.
         """
         members, others = self._counts()
         ready: list[Farewell] = []
         undecided: list[Farewell] = []
         for farewell in self._farewells.values():
             client = self.clients.get(farewell.rid)
-            if client is not None and client.member:
+            if client is not None and client.recorded and client.member:
                 undecided.append(farewell)
                 continue
-            if client is not None:
+            if client is not None and client.recorded:
                 others -= 1
             ready.append(farewell)
         asking = len(undecided)
@@ -206,6 +238,7 @@ class Clients:
                 ready.append(farewell)
                 members -= 1
                 asking -= 1
+        ready = [farewell for farewell in ready if farewell.rid not in owing]
         for farewell in ready:
             del self._farewells[farewell.rid]
             self.clients.pop(farewell.rid, None)
@@ -215,7 +248,7 @@ class Clients:
         """Return why each mount that asked to leave is still waiting, by rid."""
         if not self._farewells:
             return {}
-        _, others = self._counts()
+        others = sum(client.recorded and not client.member for client in self.clients.values())
         remaining = sorted(rid for rid, client in self.clients.items() if client.member and rid not in self._farewells)
         reasons = []
         if remaining:
@@ -226,6 +259,8 @@ class Clients:
         if awaited:
             slots = ", ".join(str(slot) for slot in sorted(awaited.values()))
             reasons.append(f"members of slots {slots} may be mounted and have not come back yet")
+        elif self.recorded:
+            reasons.append(f"{len(self.recorded)} mounts that the volume records have not come back yet")
         elif self._is_settling(now):
             reasons.append("mounts of the previous server may not have come back yet")
         text = "; ".join(reasons)
@@ -255,8 +290,10 @@ class Clients:
 
     def _counts(self) -> tuple[int, int]:
         """Members and other mounts that are clients."""
-        members = sum(client.member for client in self.clients.values())
-        return members, len(self.clients) - members
+        mounts = [client.member for client in self.clients.values() if client.recorded]
+        mounts += [mount.member for mount in self.recorded.values()]
+        members = sum(mounts)
+        return members, len(mounts) - members
 
 
 def _drop(rid: int, text: str) -> Welcome:

@@ -1,7 +1,8 @@
 """The life of a server: started when its mount is elected, stopped when it is not any more (spec 02 §7, spec 03 §6).
 
 The agent that starts and stops it never waits: a server has a thread and a trio loop of its own.  A start that fails,
-or a server that has to stop, says why in the log and goes DOWN; nothing is written at the end.
+or a server that has to stop, says why in the log and goes DOWN; nothing is written at the end, but what a commit that
+has begun writes.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import trio
 
 from format.quorum import Event, EventRecord, QuorumConfig
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
-from scoutfs.metadata.btree import tree_of
-from scoutfs.metadata.forest import super_roots
+from scoutfs.metadata.btree import Root
 from scoutfs.metadata.snapshot import Roots
 from scoutfs.network.connection import KEEPALIVE_DEFAULT_MS
 from scoutfs.network.listener import Listener, listen
@@ -31,8 +32,11 @@ from scoutfs.quorum.election import ServerStatus
 from scoutfs.quorum.fencing import Answer, FenceRequests
 from scoutfs.quorum.leaders import fenced_rids
 from scoutfs.server.clients import Clients
+from scoutfs.server.committed_volume import CommittedVolume, Transactions
+from scoutfs.server.log_trees import all_log_trees
+from scoutfs.server.mounted_clients import RecordedMount, recorded_mounts
 from scoutfs.server.service import Service
-from scoutfs.server.statfs import read_statfs
+from scoutfs.server.statfs import count_free
 from scoutfs.server.takeover import Blocks, Leadership, fence_previous_leaders, read_all_blocks
 from scoutfs.storage.volume import Volume
 
@@ -244,8 +248,9 @@ class ServerRun:
         except OSError as error:
             number = error.errno or errno.EIO
             raise StartError(f"server failed to bind to {self._address}: {os.strerror(number)}", number) from error
-        super_block = await self._step("read the super block", self._offload(volume.read_super))
-        await self._report_recorded_mounts(super_block.raw.mounted_clients)
+        transactions = await self._step("read the super block", self._offload(Transactions, volume, self._client_count))
+        recorded = await self._step("read what the volume records", self._offload(_read_recorded, transactions))
+        self._volume = CommittedVolume(transactions)
         refused = fenced_rids(blocks) - {us.rid}
         running = _running_members(blocks)
         clients = Clients(
@@ -256,14 +261,17 @@ class ServerRun:
             trio.current_time(),
             expected={rid: slot for rid, slot in running.items() if rid not in refused},
             refused=refused,
+            recorded={mount.rid: mount for mount in recorded},
         )
         listener = Listener(listening[0], server.counters, server.log, lambda: server.keepalive_ms)
         return Service(
             clients,
             listener,
             fences,
-            self._statfs,
-            self._roots,
+            self._volume,
+            volume.data.size,
+            partial(self._statfs, self._volume),
+            partial(self._roots, self._volume),
             self._running_members,
             server.log,
             server.counters,
@@ -279,29 +287,21 @@ class ServerRun:
     async def _read_blocks(self) -> Blocks:
         return await self._offload(read_all_blocks, self._server.volume, tuple(self._server.config.slots))
 
-    async def _statfs(self) -> Statfs:
-        return await self._offload(read_statfs, self._server.volume)
+    async def _statfs(self, volume: CommittedVolume) -> Statfs:
+        return await volume.change(lambda current: count_free(volume.reader, current.stable))
 
-    async def _roots(self) -> Roots:
-        return await self._offload(super_roots, self._server.volume)
+    async def _roots(self, volume: CommittedVolume) -> Roots:
+        raw = volume.stable.raw
+        return Roots(*(Root.of(raw[name]) for name in Roots._fields))
+
+    def _client_count(self) -> int:
+        return 1 if self._service is None else len(self._service.clients.clients)
 
     async def _running_members(self) -> dict[int, int] | None:
         try:
             return _running_members(await self._read_blocks())
         except ScoutfsError:
             return None  # what cannot be read changes nothing
-
-    async def _report_recorded_mounts(self, root: Any) -> None:
-        """Say that mounts of earlier servers wait: their items are neither recovered nor removed at this stage."""
-        volume, log = self._server.volume, self._server.log
-        try:
-            count = await self._offload(lambda: sum(1 for _ in tree_of(volume, root).items()))
-        except ScoutfsError as error:
-            log(logging.WARNING, f"cannot read which mounts earlier servers recorded: {error}")
-            return
-        if count:
-            text = f"{count} mounts that earlier servers recorded on the volume await recovery"
-            log(logging.WARNING, f"{text}, which this release leaves to a kernel mount")
 
     def _enter(self, status: ServerStatus) -> None:
         if status is not self._status or status is ServerStatus.STARTING:
@@ -331,6 +331,14 @@ class ServerRun:
         )
         awaited = tuple(sorted(clients.awaited(now).values()))
         self.info = ServerInfo(self._status, self._us.term, str(self._address), infos, awaited)
+
+
+def _read_recorded(transactions: Transactions) -> list[RecordedMount]:
+    """Return the mounts that the volume records; new sequence numbers will be greater than all that items have."""
+    volume = transactions.current
+    for trees in all_log_trees(volume):
+        volume.seqs.raise_to(trees.max_item_seq)
+    return recorded_mounts(volume)
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import trio
 
 from format.net import Command, Greeting, NetError
+from format.quorum import SlotAddress
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
 from scoutfs.metadata.snapshot import Roots
@@ -20,10 +21,14 @@ from scoutfs.network.framing import Frame, greeting_response
 from scoutfs.network.listener import GREETING_TIMEOUT, Listener
 from scoutfs.network.roots import SIZE as ROOTS_SIZE
 from scoutfs.network.roots import build_roots
-from scoutfs.network.session import Request, ServerSession, SessionError
+from scoutfs.network.session import Request, Response, ServerSession, SessionError
 from scoutfs.network.statfs import Statfs
 from scoutfs.quorum.fencing import FenceReason, FenceRequests
-from scoutfs.server.clients import Clients, Verdict, Welcome
+from scoutfs.server.clients import RECOVERY_TIME, Clients, Farewell, Verdict, Welcome
+from scoutfs.server.committed_volume import CommittedVolume
+from scoutfs.server.conversations import Conversations
+from scoutfs.server.items import Refused
+from scoutfs.server.requests import MERGE_WAIT_DEFAULT_MS, Requests
 
 RECONNECT_TIMEOUT = 20.0
 """Seconds that a client whose connection broke has to come back; then it is fenced."""
@@ -66,9 +71,9 @@ class _Reading:
 class Service:
     """Serves clients until it is told to stop.
 
-    `statfs` counts what is free, `roots` reads the roots of the trees.  `running_members` tells the members that may
-    run now, rid to slot, or None if that cannot be read; `changed` is called whenever what `clients` or `connected`
-    tell has changed.
+    `volume` is what requests read and change, `data_size` the size of the data device in bytes.  `statfs` counts what
+    is free, `roots` reads the roots of the trees.  `running_members` tells the members that may run now, rid to slot,
+    or None if that cannot be read; `changed` is called whenever what `clients` or `connected` tell has changed.
     """
 
     def __init__(
@@ -76,16 +81,22 @@ class Service:
         clients: Clients,
         listener: Listener,
         fences: FenceRequests,
+        volume: CommittedVolume,
+        data_size: int,
         statfs: Callable[[], Awaitable[Statfs]],
         roots: Callable[[], Awaitable[Roots]],
         running_members: Callable[[], Awaitable[Mapping[int, int] | None]],
         log: Log,
         counters: Counters,
         changed: Callable[[], None],
+        merge_wait_ms: int = MERGE_WAIT_DEFAULT_MS,
     ) -> None:
         self.clients = clients
         self._listener = listener
         self._fences = fences
+        self._volume = volume
+        self._conversations = Conversations(volume.seqs, clients.recorded, self._session)
+        self._requests = Requests(volume, lambda: len(clients.clients), self._ask_to_commit, data_size, merge_wait_ms)
         self._running_members = running_members
         self._readings = {
             Command.STATFS: _Reading("statfs", statfs, Statfs.build),
@@ -96,10 +107,16 @@ class Service:
         self._connections: dict[int, Connection] = {}
         self._rids: dict[Connection, int] = {}
         self._timers_due = trio.Event()
+        self._leaving: list[Farewell] = []
+        self._farewells_due = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
         self._disconnection = trio.Event()
         self._failure: ScoutfsError | None = None
         self._recovering = 0
         self._said: set[object] = set()
+        self._lost: set[int] = set()
+        self._nursery: trio.Nursery
 
     def connected(self, rid: int) -> bool:
         """Whether the client has a connection now."""
@@ -107,32 +124,45 @@ class Service:
 
     async def run(self, stopped: trio.Event) -> None:
         """Serve until `stopped`, then send what is queued and close.  Raises ScoutfsError when the server must stop."""
-        self._reclaim()
-        if self._failure is not None:
-            raise self._failure
+        tasks: list[Callable[[], Awaitable[None]]] = [
+            self._accept,
+            self._volume.run,
+            self._reclaim_forever,
+            self._part_forever,
+            self._requests.free_merged_trees,
+            self._recover,
+            self._watch_time,
+            self._watch_awaited,
+        ]
+        tasks += [partial(self._answer, reading) for reading in self._readings.values()]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._accept, nursery.cancel_scope)
-            nursery.start_soon(self._reclaim_forever, nursery.cancel_scope)
-            nursery.start_soon(self._watch_time)
-            nursery.start_soon(self._watch_awaited)
-            for reading in self._readings.values():
-                nursery.start_soon(self._answer, reading)
+            self._nursery = nursery
+            for task in tasks:
+                nursery.start_soon(self._guarded, task)
             await stopped.wait()
             await self._close()
             nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
 
-    async def _accept(self, scope: trio.CancelScope) -> None:
+    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task whose failure ends the server."""
+        try:
+            await task()
+        except ScoutfsError as error:
+            self._failure = self._failure or error
+            self._nursery.cancel_scope.cancel()
+
+    async def _accept(self) -> None:
         try:
             await self._listener.serve(self._serve)
         except OSError as error:
-            self._failure = ScoutfsError(f"accepting connections: {error.strerror}", error.errno or errno.EIO)
-            scope.cancel()
+            raise ScoutfsError(f"accepting connections: {error.strerror}", error.errno or errno.EIO) from error
 
     async def _close(self) -> None:
         """Let the last answers out: a farewell that is lost leaves a mount waiting for the next server."""
         self._listener.close()
+        await self._idle.wait()
         for connection in self._rids:
             connection.finish("the server stops")
         with trio.move_on_after(LINGER + 0.5):
@@ -150,17 +180,39 @@ class Service:
 
     def _received(self, connection: Connection, frame: Frame) -> None:
         if frame.header.command is Command.GREETING:
-            self._greeted(connection, frame)
+            self._nursery.start_soon(self._greeted, connection, frame)
             return
         received = connection.receive(frame)
         session = connection.session
         if isinstance(received, Request) and isinstance(session, ServerSession):
             self._dispatch(self._rids[connection], session, received)
             connection.wake()
+        elif isinstance(received, Response):
+            self._conversations.answered(self._rids[connection], received)
+            self._follow_recovery()
+            self._wake_all()
 
-    def _greeted(self, connection: Connection, frame: Frame) -> None:
-        """Answer a greeting; the session is joined to this connection, and to no older one, at once."""
-        welcome = self.clients.greet(frame.header, frame.payload, connection.peer)
+    async def _greeted(self, connection: Connection, frame: Frame) -> None:
+        """Answer a greeting; the session is joined to this connection, and to no older one, at once.
+
+        A mount that no server has accepted is recorded before: that it is not recorded means that it has left.
+        """
+        recorded = True
+        newcomer = self.clients.newcomer(frame.payload, connection.peer)
+        if newcomer is not None:
+            try:
+                if newcomer.is_new:
+                    await self._requests.record(newcomer.mount)
+                else:
+                    recorded = await self._requests.is_recorded(newcomer.mount.rid)
+            except ScoutfsError as error:
+                self._log(logging.ERROR, f"cannot record the mount at {connection.peer}: {error}")
+                connection.greet(greeting_response(frame.header, b"", NetError.from_errno(error.errno)))
+                connection.finish("the mount cannot be recorded")
+                return
+            if connection.closed:
+                return
+        welcome = self.clients.greet(frame.header, frame.payload, connection.peer, recorded=recorded)
         if welcome.verdict is Verdict.REFUSE:
             self._say_once("refused", logging.WARNING, f"refused a mount at {connection.peer}: {welcome.text}")
             connection.greet(greeting_response(frame.header, b"", NetError.EINVAL))
@@ -182,10 +234,20 @@ class Service:
         self._log(logging.INFO, f"server accepted {connection}")
         answer = Greeting(clients.fsid, clients.fmt_vers, clients.term, rid)
         connection.greet(greeting_response(frame.header, answer.build()))
+        if welcome.first_contact:
+            self._conversations.greeted(rid)
         session.attach()
         connection.attach(session)
         self._follow_recovery()
         self._let_leave()
+
+    def _session(self, rid: int) -> ServerSession | None:
+        client = self.clients.clients.get(rid)
+        return None if client is None else client.session
+
+    def _ask_to_commit(self, rid: int) -> None:
+        self._conversations.ask_to_commit(rid)
+        self._wake_all()
 
     def _disconnected(self, connection: Connection) -> None:
         rid, session = self._rids.pop(connection, None), connection.session
@@ -218,16 +280,31 @@ class Service:
         elif command in (Command.SYNC_LOG_TREES, Command.LOCK_RECOVER):
             self._counters.add("net_unknown_request")
             raise SessionError(f"{command.name} is no request to a server")
-        elif command is Command.LOCK:
-            # an error would break the connection of a kernel mount, which would ask again at once and for ever
-            text = f"LOCK of mount {rid:016x} waits: this release does not serve locks"
-            self._say_once(command, logging.WARNING, text)
+        elif command in (Command.LOCK, Command.OPEN_INO_MAP):
+            self._conversations.request(rid, session, request, all_greeted=not self.clients.recorded)
+            self._wake_all()
+        elif self._requests.serves(command):
+            self._nursery.start_soon(self._answer_request, rid, session, request)
         else:
-            if command is not Command.STATFS:
-                self._counters.add("net_unknown_request")
-                text = f"{command.name} of mount {rid:016x} is refused: this release does not serve it"
-                self._say_once(command, logging.WARNING, text)
             session.respond(request, error=NetError.EINVAL)
+
+    async def _answer_request(self, rid: int, session: ServerSession, request: Request) -> None:
+        """Answer from the volume, however long that takes; the session gets it whichever connection it has then."""
+        payload, error = b"", NetError.NONE
+        try:
+            payload = await self._requests.answer(rid, request.command, request.payload)
+        except SessionError as failure:
+            connection = self._connections.get(rid)
+            if connection is not None and connection.session is session:
+                connection.close(str(failure))
+            return
+        except Refused as failure:
+            error = NetError.from_errno(failure.errno)
+        except ScoutfsError as failure:
+            self._log(logging.ERROR, f"{request.command.name} of mount {rid:016x} failed: {failure}")
+            error = NetError.from_errno(failure.errno)
+        session.respond(request, payload, error)
+        self._wake_all()
 
     async def _answer(self, reading: _Reading) -> None:
         """One reading answers everybody who asked before it began."""
@@ -244,12 +321,36 @@ class Service:
             self._wake_all()
 
     def _let_leave(self) -> None:
-        """Answer the farewells of all mounts that may leave now (spec 02 §8.3)."""
-        for farewell in self.clients.leaving(trio.current_time()):
-            farewell.session.respond(farewell.request)
+        """Let all mounts leave that may (spec 02 §8.3)."""
+        leaving = self.clients.leaving(trio.current_time(), self._conversations.locks.recovering)
+        if leaving:
+            self._leaving += leaving
+            self._idle = trio.Event()
+            self._farewells_due.set()
         self._wake_all()
         self._timers_due.set()
         self._changed()
+
+    async def _part_forever(self) -> None:
+        """Take back what those who leave had, and only then answer any of them: the server may go with the last."""
+        while True:
+            await self._farewells_due.wait()
+            self._farewells_due = trio.Event()
+            leaving, self._leaving = self._leaving, []
+            for farewell in leaving:
+                await self._forget(farewell.rid)
+            for farewell in leaving:
+                farewell.session.respond(farewell.request)
+            if not self._leaving:
+                self._idle.set()
+            self._follow_recovery()
+            self._let_leave()
+
+    async def _forget(self, rid: int) -> None:
+        """A mount can do nothing any more: others get what it had."""
+        self._conversations.leave(rid)
+        self._wake_all()
+        await self._requests.reclaim(rid)
 
     def _wake_all(self) -> None:
         for connection in self._connections.values():
@@ -290,6 +391,11 @@ class Service:
 
     def _follow_recovery(self) -> None:
         """Say how many members of the previous server are awaited, and when that is over."""
+        if not self.clients.recorded:
+            self._conversations.all_greeted()
+            self._wake_all()
+        if not self._conversations.locks.recovering:
+            self._requests.recovered.set()
         awaited = self.clients.awaited(trio.current_time())
         if awaited and not self._recovering:
             self._log(logging.INFO, f"waiting for {len(awaited)} clients to recover")
@@ -302,27 +408,52 @@ class Service:
                 self._log(logging.INFO, "all clients recovered")
         self._recovering = len(awaited)
 
-    async def _reclaim_forever(self, scope: trio.CancelScope) -> None:
-        while self._failure is None:
+    async def _recover(self) -> None:
+        """Fence the mounts of the previous server that do not come back: at once those that are known to be dead."""
+        end = self.clients.started + RECOVERY_TIME
+        if self.clients.recorded:
+            text = f"waiting for {len(self.clients.recorded)} clients that the volume records"
+            self._log(logging.INFO, text)
+        while self.clients.recorded and trio.current_time() < end:
+            for mount in list(self.clients.recorded.values()):
+                if await self._fences.is_dead(mount.rid) and mount.rid in self.clients.recorded:
+                    self._fence_lost(mount.rid, mount.address, "is dead")
+            with trio.move_on_at(min(end, trio.current_time() + AWAITED_INTERVAL)):
+                await trio.sleep_forever()
+        await trio.sleep_until(end)
+        for mount in self.clients.recorded.values():
+            self._fence_lost(mount.rid, mount.address, "recovery timed out")
+        for rid in self._conversations.locks.recovering:
+            client = self.clients.clients.get(rid)
+            if client is not None:
+                self.clients.give_up(rid)
+                self._fence_lost(rid, client.address, "recovery of locks timed out")
+
+    def _fence_lost(self, rid: int, address: SlotAddress, why: str) -> None:
+        if rid not in self._lost:
+            self._lost.add(rid)
+            self._log(logging.INFO, f"client {address} {why}, fencing rid {rid:016x}")
+            self.clients.refused.add(rid)
+            self._fences.start(rid, address.address, FenceReason.CLIENT_RECOVERY)
+
+    async def _reclaim_forever(self) -> None:
+        """Take back what fenced mounts had.  Raises ScoutfsError if one could not be fenced."""
+        while True:
+            while (view := self._fences.serviced()) is not None:
+                if view.error:
+                    raise ScoutfsError(f"fence error seen for rid {view.rid:016x}", errno.EIO)
+                connection = self._connections.get(view.rid)
+                if connection is not None:
+                    connection.close("the mount is fenced")
+                self.clients.refused.add(view.rid)
+                await self._forget(view.rid)
+                self.clients.fenced(view.rid)
+                self._fences.remove(view.rid)
+                self._log(logging.INFO, f"successfully reclaimed resources for fenced rid {view.rid:016x}")
+                self._follow_recovery()
+                self._let_leave()
             with trio.move_on_after(RECLAIM_INTERVAL):
                 await self._fences.changed()
-            self._reclaim()
-        scope.cancel()
-
-    def _reclaim(self) -> None:
-        """Forget the mounts that are fenced; an error ends the server."""
-        while (view := self._fences.serviced()) is not None:
-            if view.error:
-                self._failure = ScoutfsError(f"fence error seen for rid {view.rid:016x}", errno.EIO)
-                return
-            self.clients.fenced(view.rid)
-            connection = self._connections.get(view.rid)
-            if connection is not None:
-                connection.close("the mount is fenced")
-            self._fences.remove(view.rid)
-            self._log(logging.INFO, f"successfully reclaimed resources for fenced rid {view.rid:016x}")
-            self._follow_recovery()
-            self._let_leave()
 
     def _say_once(self, what: object, level: int, text: str) -> None:
         """Bounded: hostile peers choose what there is to say."""

@@ -5,26 +5,44 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from types import SimpleNamespace
 
 from format.block import BlockError
 from format.quorum import Event, QuorumBlock, QuorumConfig, QuorumConfigStruct, SlotAddress, config_to_struct
 from format.superblock import SuperBlock
 from scoutfs.errors import ScoutfsError
+from scoutfs.server.committed_volume import Change, Transactions
+from scoutfs.server.mounted_clients import RecordedMount, record
+from scoutfs.storage.volume import SUPER_OFFSET, Volume
 from tests import images
+from tests.memory import MemoryIO
 
 RECORDED = "v2-3slot"
 
 
+def memory_volume(name: str = RECORDED) -> Volume:
+    """Open a recorded volume that is copied to memory."""
+    io = MemoryIO({"/dev/meta": images.load(name, "meta"), "/dev/data": images.load(name, "data")})
+    return Volume.open("/dev/data", "/dev/meta", io=io)
+
+
+def record_mount(volume: Volume, rid: int, *, member: bool = True) -> None:
+    """Record a mount, as the server does that accepted it first."""
+    change = Change(lambda current: record(current, RecordedMount(rid, member, SlotAddress("10.0.0.9", 50000))))
+    Transactions(volume).run([change])
+    assert change.error is None
+
+
 class FakeVolume:
-    """The super block of a new volume, and quorum blocks as tests set them; a block may be an error."""
+    """A new volume in memory, and quorum blocks as tests set them; a block may be an error."""
 
     metadata_path = "/dev/meta"
-    meta = SimpleNamespace(path="/dev/meta", size=0)
 
     def __init__(self, config: QuorumConfig) -> None:
-        self.super = SuperBlock.parse(images.read(RECORDED, "meta", 65536, 4096))
+        self.volume = memory_volume()
+        self.meta, self.data = self.volume.meta, self.volume.data
+        self.super = self.volume.super
         self.super.raw.qconf = QuorumConfigStruct.parse(QuorumConfigStruct.build(config_to_struct(config)))
+        self.meta.write(SUPER_OFFSET, self.super.build())
         self.fsid, self.fmt_vers, self.uuid = self.super.fsid, self.super.fmt_vers, self.super.uuid
         self.config = config
         self.blocks: dict[int, QuorumBlock | ScoutfsError | BlockError] = {
@@ -36,7 +54,7 @@ class FakeVolume:
     def read_super(self) -> SuperBlock:
         if self.super_error is not None:
             raise self.super_error
-        return self.super
+        return self.volume.read_super()
 
     def read_quorum_blocks(self, slots):
         self.reads += 1

@@ -11,9 +11,9 @@ from format.net import Command, Greeting, GreetingFlag, Header
 from format.quorum import SlotAddress
 from scoutfs.network.connection import Dialled
 from scoutfs.network.framing import Frame
-from tests.client.test_client import SLOTS, B, mounted
+from tests.client.test_client import SLOTS, US, B, mounted
 from tests.network.capture import tcp_streams
-from tests.server.fakes import RecordedLog
+from tests.server.fakes import RecordedLog, record_mount
 from tests.server.world import FREE, FSID, serving
 
 CASES = 1200
@@ -111,6 +111,7 @@ class HostileServer:
 async def test_a_client_outlives_any_server(autojump_clock: MockClock) -> None:
     async with mounted() as cluster, trio.open_nursery() as nursery:
         hostile = HostileServer(cluster.volume.fsid, nursery)
+        record_mount(cluster.volume.volume, US)
         cluster.volume.elected(1, B, 5)
         cluster.worlds[SLOTS[1]] = hostile  # type: ignore[assignment]
         while hostile.connections < CASES:

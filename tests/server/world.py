@@ -20,15 +20,24 @@ from scoutfs.network.framing import Side
 from scoutfs.network.statfs import Statfs
 from scoutfs.quorum.fencing import FenceRequests
 from scoutfs.server.clients import Clients
+from scoutfs.server.committed_volume import CommittedVolume, Transactions
+from scoutfs.server.mounted_clients import RecordedMount, record, recorded_mounts
 from scoutfs.server.service import Service
+from scoutfs.storage.volume import Volume
 from tests.network.peer import Peer
-from tests.server.fakes import RecordedLog
+from tests.server.fakes import RecordedLog, memory_volume
 
 FSID, TERM = 0x62F572033142D14C, 7
 ROOTS = Roots(Root(Ref(2, 1), 1))
 FREE = Statfs(bytes(range(16)), 10, 20, 30, 40, 5)
 MEMBER, OTHER, FAREWELL = GreetingFlag.QUORUM, GreetingFlag.NONE, GreetingFlag.FAREWELL
 ADDRESS = SlotAddress("127.0.0.1", 23450)
+
+
+async def run_here(function, *arguments):
+    """Stands in for a thread: its time would not be the test's."""
+    await trio.lowlevel.checkpoint()
+    return function(*arguments)
 
 
 class Door:
@@ -56,10 +65,16 @@ class Door:
 class World:
     """A running service of three slots and its clients."""
 
-    def __init__(self, votes_needed: int, expected: dict[int, int], fsid: int, term: int) -> None:
+    def __init__(
+        self, votes_needed: int, expected: dict[int, int], fsid: int, term: int, volume: Volume | None = None
+    ) -> None:
         self.log, self.counters, self.door = RecordedLog(), Counters(), Door()
         self.fsid = fsid
-        self.clients = Clients(fsid, 2, term, votes_needed, trio.current_time(), expected)
+        self.device_volume = volume or memory_volume()
+        transactions = Transactions(self.device_volume)
+        self.volume = CommittedVolume(transactions, run_here)
+        recorded = {mount.rid: mount for mount in recorded_mounts(transactions.current)}
+        self.clients = Clients(fsid, 2, term, votes_needed, trio.current_time(), expected, recorded=recorded)
         self.stopped = trio.Event()
         self.ended = trio.Event()
         self.failure: ScoutfsError | None = None
@@ -78,6 +93,8 @@ class World:
             self.clients,
             self.door,
             self.fences,
+            self.volume,
+            self.device_volume.data.size,
             self.statfs,
             self.roots,
             self.read_running,
@@ -119,6 +136,9 @@ class World:
         return Peer(self.dialled().stream, rid, fsid=fsid or self.fsid, flags=flags, session=session)
 
     async def mounted(self, rid: int, flags: GreetingFlag = MEMBER, term: int = 0) -> Peer:
+        if term:
+            mount = RecordedMount(rid, bool(flags & MEMBER), ADDRESS)
+            await self.volume.change(lambda current: record(current, mount))
         peer = self.connect(rid, flags)
         peer.session.server_term = term
         await peer.greet()
@@ -136,11 +156,15 @@ class World:
 
 @asynccontextmanager
 async def serving(
-    votes_needed: int = 2, expected: dict[int, int] | None = None, fsid: int = FSID, term: int = TERM
+    votes_needed: int = 2,
+    expected: dict[int, int] | None = None,
+    fsid: int = FSID,
+    term: int = TERM,
+    volume: Volume | None = None,
 ) -> AsyncIterator[World]:
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
-            world = World(votes_needed, expected or {}, fsid, term)
+            world = World(votes_needed, expected or {}, fsid, term, volume)
             nursery.start_soon(world.run, nursery)
             await wait_all_tasks_blocked()
             yield world
