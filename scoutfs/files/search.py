@@ -45,7 +45,9 @@ def search_xattrs(
     srch tag, DamagedBlock, and what reading items raises.
     """
     if not parse_tags(name).srch:
-        raise BadTag(f"attribute {name!r}: only names with the tag srch can be searched")
+        raise BadTag(
+            f"attribute {name.decode(errors='backslashreplace')}: only names with the tag srch can be searched"
+        )
     hash = hash64(name)
     start, final = Entry(hash, first_ino, 0), Entry(hash, last_ino, NUMBER_MAX)
     previous = None
@@ -79,19 +81,19 @@ def _search(snapshot: Snapshot, start: Entry, final: Entry, members_max: int) ->
     return _Found([entry for entry in kept if entry <= end], end)
 
 
-def _files(snapshot: Snapshot) -> Iterator[tuple[_File, bool]]:
+def _files(snapshot: Snapshot) -> Iterator[tuple[SearchFile, bool]]:
     """Yield all search files, and whether their entries are sorted."""
     blocks = snapshot.blocks
     for key, _, _, value in Btree(blocks, snapshot.roots.srch_root).items(_FIRST_FILE, _LAST_FILE):
         if len(value) != _FILE_SIZE:
             raise wrong_size(blocks.device.path, key, value, _FILE_SIZE)
-        yield _File(blocks, value), Key.from_sort_bytes(key).type == SrchType.BLOCKS
+        yield SearchFile(blocks, value), Key.from_sort_bytes(key).type == SrchType.BLOCKS
     for tree in snapshot.log_trees:
-        yield _File(blocks, tree.srch_file), False
+        yield SearchFile(blocks, tree.srch_file), False
 
 
-class _File:
-    """A search file; block numbers in it count from 0."""
+class SearchFile:
+    """A search file, from the 88 bytes of its `format.srch.SrchFile`; block numbers in it count from 0."""
 
     def __init__(self, blocks: BlockReader, value: bytes) -> None:
         self._blocks = blocks
@@ -104,12 +106,9 @@ class _File:
         """Yield at least the entries from `first` to `last`."""
         if not self._ref.blkno or last < self._first or first > self._last:
             return
-        most = min(PARENT_REFS ** (self._height - 1), self._blocks.device.size // LARGE_BLOCK_SIZE)
-        if not 0 < self._height <= _HEIGHT_MAX or self._count > most:
-            text = f"a search file of height {self._height} with {self._count} blocks"
-            raise DamagedBlock(f"{self._blocks.name(self._ref, 'srch block')}: {text}")
+        self.check()
         for number in range(self._first_block(first) if sorted_entries else 0, self._count):
-            ref, data = self._block(number)
+            ref, data = self.block(number)
             what = self._blocks.name(ref, "srch block")
             try:
                 for entry, _ in read_entries(data, what):
@@ -119,12 +118,26 @@ class _File:
             except BlockError as error:
                 raise DamagedBlock(str(error)) from error
 
+    def check(self) -> None:
+        """Raise DamagedBlock if there cannot be so many blocks below the root."""
+        most = min(PARENT_REFS ** (self._height - 1), self._blocks.device.size // LARGE_BLOCK_SIZE)
+        if not 0 < self._height <= _HEIGHT_MAX or self._count > most:
+            text = f"a search file of height {self._height} with {self._count} blocks"
+            raise DamagedBlock(f"{self._blocks.name(self._ref, 'srch block')}: {text}")
+
+    def refs(self, level: int, start: int = 0) -> Iterator[Ref]:
+        """Yield what the parents of a level refer to, from the one with the number `start` on; the root is not one."""
+        if level < self._height:
+            count = -(-self._count // PARENT_REFS ** (level - 1))
+            for number in range(start, count):
+                yield self._ref_of(number * PARENT_REFS ** (level - 1), level - 1)
+
     def _first_block(self, first: Entry) -> int:
         """Return the first block of a sorted file whose last entry is not before `first`."""
         low, high = 0, self._count
         while low < high:
             middle = (low + high) // 2
-            _, data = self._block(middle)
+            _, data = self.block(middle)
             head = SrchBlock.parse(data[:_HEAD_SIZE])
             if head.entry_nr and _entry(head.last) < first:
                 low = middle + 1
@@ -132,15 +145,21 @@ class _File:
                 high = middle
         return low
 
-    def _block(self, number: int) -> tuple[Ref, bytes]:
+    def block(self, number: int) -> tuple[Ref, bytes]:
+        """Return the reference to a block of entries, and its 64 KiB.  Raises DamagedBlock."""
+        ref = self._ref_of(number, 0)
+        return ref, self._blocks.read(ref, Magic.SRCH_BLOCK, "srch block")
+
+    def _ref_of(self, number: int, lowest: int) -> Ref:
+        """Return the reference to the block of level `lowest` that the block of entries is, or is below."""
         ref = self._ref
-        for level in range(self._height - 1, 0, -1):
+        for level in range(self._height - 1, lowest, -1):
             index = number // PARENT_REFS ** (level - 1) % PARENT_REFS
             child = self._children(ref, level).get(index)
             if child is None:
                 raise DamagedBlock(f"{self._blocks.name(ref, _PARENT)}: there is no block {index} below it")
             ref = child
-        return ref, self._blocks.read(ref, Magic.SRCH_BLOCK, "srch block")
+        return ref
 
     def _children(self, ref: Ref, level: int) -> dict[int, Ref]:
         """Return what is below a parent; of each level the parent used last is kept."""

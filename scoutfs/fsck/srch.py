@@ -111,13 +111,18 @@ class SearchFiles:
             self._claim_deleted(compaction["in"][index])
 
     def _claim_deleted(self, deleted: Any) -> None:
+        """Claim the blocks of a file that are not freed: below parents of level `pos`, those before number `blk` are."""
         file = deleted.sfl
-        waiting = [(Ref(file.ref.blkno, file.ref.seq), file.height - 1)] if file.ref.blkno else []
+        waiting = [(Ref(file.ref.blkno, file.ref.seq), file.height - 1, 0)] if file.ref.blkno else []
         while waiting:
-            ref, level = waiting.pop()
+            ref, level, number = waiting.pop()
             data = self._blocks.read_softly(ref, Magic.SRCH_PARENT if level > 0 else Magic.SRCH_BLOCK)
-            if data is not None and level > 0:
-                waiting += [(child, level - 1) for child in read_parent(data, "").values()]
+            if data is None or level <= 0:
+                continue
+            for index, child in read_parent(data, "").items():
+                place = number * PARENT_REFS + index
+                if level > deleted.pos or (level == deleted.pos and place >= deleted.blk):
+                    waiting.append((child, level - 1, place))
 
     def _compaction(self, key: Key, parsed: Any) -> Any:
         known = sum(SrchCompactFlag)

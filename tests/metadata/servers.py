@@ -39,7 +39,7 @@ from tests.metadata.writing import columns
 DATA_BLOCKS = 1 << 24
 LOCK = index_lock(InodeIndexType.META_SEQ, 0)
 
-_STRUCTURE = ("BLOCK", "DATA", "TREE", "LIST", "ALLOC", "FREE", "SUPER", "LOG", "BLOOM", "MERGE", "ITEM")
+_STRUCTURE = ("BLOCK", "DATA", "TREE", "LIST", "ALLOC", "FREE", "SUPER", "LOG", "BLOOM", "MERGE", "ITEM", "SRCH")
 """Kinds of damage that these volumes must not have; what their items say of files makes no sense."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,24 +13,28 @@ import trio
 
 from format.block import Magic, Ref
 from format.hashes import bloom_bits
-from format.keys import InodeIndexType
+from format.keys import InodeIndexType, SrchType
 from format.logs import LogTrees
 from format.net import Command
 from format.payloads import NetInodeAlloc
 from format.quorum import SlotAddress
-from format.srch import SrchFile
+from format.srch import Entry, SrchCompact, SrchFile
+from scoutfs.client.compaction_work import compact
 from scoutfs.client.merge_work import merge_part
+from scoutfs.client.search_log import SearchLog
 from scoutfs.errors import ScoutfsError
+from scoutfs.files.search import SearchFile
 from scoutfs.metadata.allocator import ListAllocator
 from scoutfs.metadata.block_lists import ListHead
 from scoutfs.metadata.blocks import BlockReader
-from scoutfs.metadata.btree import Root
+from scoutfs.metadata.btree import Btree, Root
 from scoutfs.metadata.btree_writer import BtreeWriter
 from scoutfs.metadata.free_extents import AllocatorRoot, FreeExtents
 from scoutfs.metadata.lock_ranges import index_lock
 from scoutfs.metadata.snapshot import Roots, Snapshot
 from scoutfs.metadata.writer import BlockWriter, RawBlock
 from scoutfs.server.committed_volume import CommittedVolume, Transactions
+from scoutfs.server.items import KEY_MAX, srch_key
 from scoutfs.server.mounted_clients import RecordedMount
 from scoutfs.server.requests import Requests
 from scoutfs.storage import Device
@@ -106,6 +110,14 @@ class Server:
         reader = BlockReader(self.device_volume.meta, self.device_volume.fsid)
         return [key for key, _ in Snapshot(reader, roots).items(FIRST, LAST)]
 
+    def search_files(self, type: SrchType) -> list[list[Entry]]:
+        """Return the entries of all committed search files of a type."""
+        reader = BlockReader(self.device_volume.meta, self.device_volume.fsid)
+        tree = Btree(reader, Root.of(self.volume.stable.raw.srch_root))
+        files = [SearchFile(reader, item.value) for item in tree.items(srch_key(type, 0), srch_key(type, KEY_MAX))]
+        everything = Entry(), Entry(KEY_MAX, KEY_MAX, KEY_MAX)
+        return [list(file.entries(*everything, False)) for file in files]
+
     def damage(self) -> list[str]:
         """Return what the checker finds."""
         return damage(self.images)
@@ -126,11 +138,9 @@ class Mount:
         assert self.trees.rid == self.rid
         assert self.trees.get_trans_seq > self.trees.commit_trans_seq
 
-    async def transaction(self, *majors: int, data_blocks: int = 0, srch: SrchFile | None = None) -> None:
+    async def transaction(self, *majors: int, data_blocks: int = 0, entries: Sequence[Entry] = ()) -> None:
         """Write index items, commit them, and begin the next transaction."""
-        self.write(majors, data_blocks)
-        if srch is not None:
-            self.trees.srch_file = srch
+        self.write(majors, data_blocks, entries)
         await self.commit()
         await self.begin()
 
@@ -138,8 +148,8 @@ class Mount:
         """Tell the server what was written."""
         await self.ask(Command.COMMIT_LOG_TREES, LogTrees.build(self.trees))
 
-    def write(self, majors: tuple[int, ...], data_blocks: int = 0) -> None:
-        """Write index items to the device, and use and free data (spec 04 §9.3)."""
+    def write(self, majors: tuple[int, ...], data_blocks: int = 0, entries: Sequence[Entry] = ()) -> None:
+        """Write index items to the device, use and free data, log entries for searches (spec 04 §9.3)."""
         trees, device = self.trees, self.volume.meta
         writer = BlockWriter(BlockReader(device, self.volume.fsid), self._seqs.__next__)
         heads = (ListHead.of(trees[name]) for name in ("meta_avail", "meta_freed"))
@@ -156,6 +166,11 @@ class Mount:
             seq = trees.get_trans_seq
             tree.insert_list(columns((index_key(major), seq, 0, b"") for major in sorted(set(majors))))
             trees.item_root, trees.bloom_ref, trees.max_item_seq = tree.root.fields(), ref._asdict(), seq
+        if entries:
+            search_log = SearchLog(writer, allocator, trees.srch_file)
+            for entry in entries:
+                search_log.append(entry)
+            trees.srch_file = SrchFile.parse(SrchFile.build(search_log.fields()))
         avail, freed = (
             FreeExtents(writer, allocator, AllocatorRoot.of(trees[name])) for name in ("data_avail", "data_freed")
         )
@@ -190,6 +205,21 @@ class Mount:
         """Do a part."""
         errors: list[str] = []
         answer = merge_part(self.volume.meta, self.volume.fsid, request, self._seqs.__next__, errors.append)
+        assert errors == []
+        return answer
+
+    async def compact(self) -> int:
+        """Do compactions until there is nothing to do; return how many requests that took."""
+        requests = 0
+        while SrchCompact.parse(work := await self.ask(Command.SRCH_GET_COMPACT, b"")).nr:
+            await self.ask(Command.SRCH_COMMIT_COMPACT, self.compacted(work))
+            requests += 1
+        return requests
+
+    def compacted(self, work: bytes) -> bytes:
+        """Do a compaction, or a part of one."""
+        errors: list[str] = []
+        answer = compact(self.volume.meta, self.volume.fsid, work, self._seqs.__next__, errors.append)
         assert errors == []
         return answer
 
