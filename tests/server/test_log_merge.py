@@ -9,11 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from format.logs import LogMergeComplete, LogMergeStatus
+from format.logs import LogMergeComplete, LogMergeRequest, LogMergeStatus
 from format.net import Command
 from scoutfs.client import merge_work
 from scoutfs.errors import ScoutfsError
-from scoutfs.metadata.btree import Root
+from scoutfs.metadata.btree import Btree, Root
+from scoutfs.metadata.commit import ServerVolume
 from scoutfs.server import transactions
 from scoutfs.server.log_merge import STATUS_KEY
 from scoutfs.server.log_trees import all_log_trees
@@ -21,7 +22,8 @@ from scoutfs.server.mounted_clients import forget
 from scoutfs.server.statfs import count_free
 from tests.memory import Image
 from tests.metadata.servers import index_key
-from tests.server.mounts import GIB, Mount, Server, copied, new_images
+from tests.metadata.writing import columns
+from tests.server.mounts import FIRST, GIB, LAST, Mount, Server, copied, new_images
 
 
 @functools.cache
@@ -221,3 +223,38 @@ async def test_a_volume_does_not_grow_by_being_used(eager: None, autojump_clock:
         assert server.damage() == []
         assert max(free[1:]) - min(free[1:]) < 40, free
         assert [mount.trees.meta_avail.flags | mount.trees.data_avail.flags for mount in mounts] == [0, 0, 0]
+
+
+async def test_parts_of_a_high_tree_are_merged_beside_each_other(eager: None, autojump_clock: MockClock) -> None:
+    async with Server(images(16 * GIB, 4 * GIB)).running() as server:
+        mounts = [await server.mounted(rid) for rid in (1, 2, 3)]
+        for mount in mounts:
+            await mount.begin()
+
+        def grow(number: int, volume: ServerVolume) -> None:
+            volume.fs_root.insert_list(
+                columns((index_key(major), 1, 0, bytes(800)) for major in range(number, number + 1600))
+            )
+
+        for number in range(0, 120_000, 1600):
+            await server.volume.change(functools.partial(grow, number))
+        assert Root.of(server.volume.stable.raw.fs_root).height == 3
+        await turn(server, mounts, *range(0, 120_000, 1009))
+        requests = [await mount.merge_request() for mount in mounts]
+        known = [LogMergeRequest.parse(request) for request in requests if request is not None]
+        assert len(known) > 1
+        assert all(request.flags == 1 for request in known)
+        assert [text for text in server.damage() if "expected 0" not in text] == [], "but for what makes it high"
+        for mount, request in zip(mounts, requests, strict=True):
+            if request is not None:
+                await mount.ask(Command.COMMIT_LOG_MERGE, mount.merged(request))
+        for mount in mounts:
+            await mount.merge()
+        await settled(server)
+        assert status(server) is None
+        assert [text for text in server.damage() if "expected 0" not in text] == [], "but for what makes it high"
+        reader = server.volume.reader
+        merged = Btree(reader, Root.of(server.volume.stable.raw.fs_root))
+        assert {item.key for item in merged.items(FIRST, LAST) if item.seq > 1} == {
+            index_key(major) for major in range(0, 120_000, 1009)
+        }
