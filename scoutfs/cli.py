@@ -6,14 +6,13 @@ and `run(args) -> int`, or, where options must be parsed exactly as the original
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, ModuleType
 
 from scoutfs.errors import ScoutfsError
+from scoutfs.tools.arguments import CommandParser, output_lost
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -41,6 +40,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 )
 """What each command does, in one line."""
 
+_QUESTIONS = ("-h", "--help", "-V", "--version")
 _EXAMPLES = """\
 examples:
   scoutfs mkfs -Q 0,192.168.1.1,6000 -Q 1,192.168.1.2,6000 -Q 2,192.168.1.3,6000 /dev/meta /dev/data
@@ -60,18 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (`sys.argv` by default) and return its exit status; errors are one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else ""
-    if command in ("-h", "--help"):
-        print(_help())
-        return 0
-    if command in ("-V", "--version"):
-        print(version())
-        return 0
-    if command not in COMMANDS:
+    if command not in COMMANDS and command not in _QUESTIONS:
         if command:
             print(f"scoutfs: there is no command '{command}'", file=sys.stderr)
         print(_help(), file=sys.stderr)
         return 1
-    return _guarded(command, arguments[1:])
+    if sys.stdout is None:
+        print("scoutfs: standard output is closed", file=sys.stderr)
+        return 1
+    try:
+        status = _answer(command) if command in _QUESTIONS else _guarded(command, arguments[1:])
+        sys.stdout.flush()
+    except OSError as error:
+        output_lost("scoutfs" if command in _QUESTIONS else f"scoutfs: {command}", error)
+        return 1
+    return status
+
+
+def _answer(question: str) -> int:
+    print(_help() if question in ("-h", "--help") else version())
+    return 0
 
 
 def version() -> str:
@@ -86,24 +94,18 @@ def _guarded(command: str, arguments: list[str]) -> int:
     from format.block import FormatError
 
     try:
-        status = _run(importlib.import_module(f"scoutfs.tools.{command.replace('-', '_')}"), command, arguments)
-        sys.stdout.flush()
+        return _run(importlib.import_module(f"scoutfs.tools.{command.replace('-', '_')}"), command, arguments)
     except (ScoutfsError, FormatError) as error:
         print(f"scoutfs: {command}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; keep the interpreter from complaining while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         return 130
-    return status
 
 
 def _run(module: ModuleType, command: str, arguments: list[str]) -> int:
     if not hasattr(module, "add_parser"):
         return int(module.main(arguments))
-    parser = argparse.ArgumentParser(prog="scoutfs")
+    parser = CommandParser(prog="scoutfs")
     module.add_parser(parser.add_subparsers(dest="command", required=True, metavar=command))
     return int(module.run(parser.parse_args([command, *arguments])))
 

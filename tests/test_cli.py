@@ -105,3 +105,59 @@ def test_a_reader_that_leaves_is_no_error():
     os.close(read)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, b"")
+
+
+PRINTS = (
+    "import sys, types; from scoutfs import cli; m = types.ModuleType('m');"
+    "m.main = lambda argv: print('x') or 0; sys.modules['scoutfs.tools.print'] = m; sys.exit(cli.main(sys.argv[1:]))"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["print"], "scoutfs: print: standard output: No space left on device\n"),
+        (["--help"], "scoutfs: standard output: No space left on device\n"),
+        (["--version"], "scoutfs: standard output: No space left on device\n"),
+        (["df", "--help"], ""),
+    ],
+)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_does_not_fit_is_an_error_in_one_line(words, text, buffered):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, *([] if buffered else ["-u"]), "-c", PRINTS, *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env=environment,
+        )
+    if text:
+        assert (done.returncode, done.stderr) == (1, text)
+    assert "Traceback" not in done.stderr
+
+
+def test_standard_output_that_is_closed():
+    command = [sys.executable, "-c", PRINTS, "print"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "scoutfs: standard output is closed\n")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_each_command_has_examples(name):
+    done = subprocess.run(
+        [sys.executable, "-m", "scoutfs.cli", name, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nexample" in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(set(cli.COMMANDS) - {"fsck"}))
+def test_wrong_command_lines_have_one_status_and_a_hint(name):
+    done = subprocess.run(
+        [sys.executable, "-m", "scoutfs.cli", name, "--no-such-option"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (64, "")
+    assert " --help'" in done.stderr

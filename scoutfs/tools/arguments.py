@@ -6,12 +6,14 @@ option is a `BadValue`, after which nothing more is parsed, but what was given s
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from scoutfs.errors import ScoutfsError
 
@@ -23,6 +25,14 @@ _DIGITS_MAX = 40
 """Decimal digits that are looked at: far more than fit 64 bits, and few enough for int()."""
 _SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 _USAGE_WIDTH = 79
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that ends the process with status 64 and a hint at --help when the command line is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and where help is, and exit."""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\nTry `{self.prog} --help' for more information.\n")
 
 
 class UsageError(Exception):
@@ -95,10 +105,15 @@ def run_command(command: str, program: str, body: Callable[[], int]) -> int:
     """Run the body of `command`, invoked as `program`, and return its exit status.
 
     What it raises is printed: UsageError as `PROGRAM: TEXT` and a hint, status 64; ScoutfsError as its text and
-    `scoutfs: COMMAND failed: STRERROR (ERRNO)`, status 1.
+    `scoutfs: COMMAND failed: STRERROR (ERRNO)`, status 1; for an OSError see `output_lost`, status 1.
     """
     try:
-        return body()
+        status = body()
+        sys.stdout.flush()
+        return status
+    except OSError as error:
+        output_lost(program, error)
+        return 1
     except UsageError as error:
         hint = f"Try `{program} --help' or `{program} --usage' for more information."
         print(f"{program}: {error}", textwrap.fill(hint, _USAGE_WIDTH), sep="\n", file=sys.stderr)
@@ -110,6 +125,19 @@ def run_command(command: str, program: str, body: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"scoutfs: {command} was interrupted", file=sys.stderr)
         return 130
+
+
+def output_lost(program: str, error: OSError) -> None:
+    """Print that standard output takes no more, as `error` says, unless whoever read it has just seen enough.
+
+    Raises the error again if it is that of a file with a name.
+    """
+    if error.filename is not None:
+        raise error
+    # The interpreter would complain of what is still buffered while it shuts down.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        print(f"{program}: standard output: {error.strerror}", file=sys.stderr)
 
 
 def _long(word: str, words: list[str], options: Sequence[Option]) -> tuple[Option, str]:

@@ -27,6 +27,7 @@ from typing import NoReturn, TypeVar
 
 from scoutfs.errors import ScoutfsError
 from scoutfs.paths import run_directory
+from scoutfs.tools.arguments import CommandParser
 
 CONFIG_FILE = "/etc/scoutfs/scoutfs-fenced.conf"
 DELAY = 2.0
@@ -40,6 +41,18 @@ _CONFIG_TIME = 30.0
 _RID = re.compile(r"[0-9a-f]{16}")
 _Result = TypeVar("_Result")
 
+_EPILOG = f"""\
+Configured by {CONFIG_FILE}, or the file that {_PREFIX}CONFIG_FILE names; see
+scoutfs-fenced(8).
+
+exit status: 0 when ended by a signal, 1 if the configuration is missing or wrong or a mount was not fenced,
+64 for a wrong command line
+
+examples:
+  scoutfs-fenced --check
+  scoutfs-fenced --test 0123456789abcdef 192.168.1.2
+  systemctl enable --now scoutfs-fenced
+"""
 _SOURCE = r"""
 source "$1" >&2
 {
@@ -222,10 +235,11 @@ def notify_ready() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="scoutfs-fenced",
         description="Runs a command for each mount that a ScoutFS server of this host wants fenced.",
-        epilog=f"Configured by {CONFIG_FILE}, or the file that {_PREFIX}CONFIG_FILE names; see scoutfs-fenced(8).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--check", action="store_true", help="read the configuration, say what is wrong, and exit")

@@ -7,10 +7,13 @@ import json
 from collections.abc import Sequence
 
 from scoutfs.files.data import FiemapFlag, Mapping
-from scoutfs.files.errors import WrongType
+from scoutfs.files.errors import FileError, WrongType
 from scoutfs.files.inode import BLOCK_SIZE
 from scoutfs.tools.arguments import run_command
 from scoutfs.tools.reading.arguments import Parser, add_device, add_json, open_location
+from scoutfs.tools.reading.describe import type_name
+from scoutfs.tools.reading.names import shown
+from scoutfs.tools.reading.problems import reason
 
 _DESCRIPTION = """\
 Print the extents of a file, those behind its end too: offset in the file and on the data device, length, and the flags
@@ -41,9 +44,12 @@ def _run(args: argparse.Namespace) -> int:
     count = 0
     files, (path,) = open_location(args)
     with files:
-        inode = files.resolve(path)
+        try:
+            inode = files.resolve(path)
+        except FileError as error:
+            raise type(error)(f"{shown(path)}: {reason(error)}") from error
         if not inode.is_regular:
-            raise WrongType(f"{path!r}: inode {inode.ino} is no regular file")
+            raise WrongType(f"{shown(path)}: this is a {type_name(inode)}, not a regular file")
         for mapping in files.fiemap(inode.ino):
             print(_json(mapping) if args.json else f"{count}: {_line(mapping, unit, args)}")
             count += 1

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from scoutfs.tools.arguments import run_command
-from scoutfs.tools.reading.arguments import Parser, add_json, add_path_option, open_volume
+from scoutfs.tools.reading.arguments import Parser, add_json, add_path_option, open_volume, operand
 
 _DESCRIPTION = """\
 List the inodes that have an attribute of this name, which must have the tag srch.  The search files are read, not the
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("scoutfs search-xattrs", description=_DESCRIPTION, examples=_EXAMPLES)
     add_json(parser)
     add_path_option(parser)
-    parser.add_argument("name", metavar="NAME", type=os.fsencode, help="name of the attribute, with all tags")
+    parser.add_argument("name", metavar="NAME", type=operand, help="name of the attribute, with all tags")
     args = parser.parse(argv)
     return run_command("search-xattrs", parser.prog, lambda: _run(args))
 

@@ -18,17 +18,28 @@ from scoutfs.simulation.transcript import difference, replay
 
 MEMBERS_MAX = 15
 
+_SECONDS_MAX = 10_000_000
+_EXAMPLES = (
+    "--seed 7",
+    "--seed 7 --scenario network --members 5 --seconds 60",
+    "--seeds 1000 --scenario storm",
+    "--transcript tests/simulation/transcripts/cold-election.txt",
+)
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to the dispatcher's parsers."""
     scenarios = "\n".join(f"  {name:<10} {scenario.text}" for name, scenario in SCENARIOS.items())
+    examples = "\n".join(f"  scoutfs simulate {words}" for words in _EXAMPLES)
     parser = subparsers.add_parser(
         "simulate",
         help="run a simulated cluster from a seed and print what happened",
-        description="Runs election, fencing and servers of a whole cluster in virtual time, with faults drawn from a "
-        "seed, and asserts the invariants of the protocol after every step. The same seed gives the same run.",
-        epilog=f"scenarios:\n{scenarios}\n\nExit status: 0 if every invariant held and a transcript has the output "
-        "that it expects, 1 if not.",
+        description="Run election, fencing and servers of a whole cluster in virtual time, with faults drawn from a\n"
+        "seed, and assert the invariants of the protocol after every step.  The same seed gives the same run.",
+        epilog=f"scenarios:\n{scenarios}\n\n"
+        "exit status: 0 if every invariant held and a transcript has the output that\n"
+        "it expects, 1 if not, 64 for a wrong command line\n\n"
+        f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="the seed, or the first one (default 0)")
@@ -140,21 +151,22 @@ def _parameters(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0")
+    return int(text)
 
 
 def _members(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= MEMBERS_MAX:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {MEMBERS_MAX}")
-    return number
+    if not text.isdecimal() or not 1 <= int(text) <= MEMBERS_MAX:
+        raise argparse.ArgumentTypeError(f"'{text}' is not between 1 and {MEMBERS_MAX}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0.0 < number <= 1e7:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 10000000")
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number <= _SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"'{text}' is not more than 0 and at most {_SECONDS_MAX}")
     return number

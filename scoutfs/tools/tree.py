@@ -57,10 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _level(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text.strip()}' is not a number from 1")
+    return int(text)
 
 
 class _Shower:

@@ -177,7 +177,7 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_intervals_that_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["quorum", "watch", f"--interval={text}", "/mnt"])
-    assert caught.value.code == 2
+    assert caught.value.code == 64
     assert f"'{text}' is not between 0.1 and 3600 seconds" in capsys.readouterr().err
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 from scoutfs.errors import ScoutfsError
@@ -14,7 +15,7 @@ from scoutfs.files.inode import Inode
 from scoutfs.tools.cp.copier import Copier, Settings, TargetError
 from scoutfs.tools.cp.progress import shown_progress
 from scoutfs.tools.cp.report import Report
-from scoutfs.tools.reading.arguments import Parser, add_device, open_location
+from scoutfs.tools.reading.arguments import Parser, add_device, open_location, operand
 
 _DESCRIPTION = """\
 Copy files, with -r whole trees, to a directory of any filesystem of this host: contents with their holes, owners,
@@ -43,10 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status.  Raises ScoutfsError."""
     args = _parse(argv)
     files, sources = open_location(args)
-    with files, ExitStack() as stack:
-        report = Report(_opened(args.errors, stack) if args.errors else None)
+    with files, _list(args.errors) as stream:
+        report = Report(stream)
         status = _copy_all(files, sources, args, report)
-    report.sum_up(args.errors)
+    if args.json:
+        print(json.dumps(report.to_dict()))
+    else:
+        report.sum_up(args.errors)
     return status
 
 
@@ -75,18 +79,25 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--partial", action="store_true", help="copy what can be read of damaged and offline files, as NAME.partial"
     )
     parser.add_argument("--fsync", action="store_true", help="have each file on stable storage before it gets its name")
+    parser.add_argument("--json", action="store_true", help="sum up as one JSON object on standard output")
     add_device(parser)
-    parser.add_argument("paths", metavar="SOURCE", nargs="+", type=os.fsencode, help="path from the volume's root")
-    parser.add_argument("target", metavar="TARGET", type=os.fsencode, help="where to copy to on this host")
+    parser.add_argument("paths", metavar="SOURCE", nargs="+", type=operand, help="path from the volume's root")
+    parser.add_argument("target", metavar="TARGET", type=operand, help="where to copy to on this host")
     args = parser.parse(argv)
     if args.no_target_directory and len(args.paths) > 1:
         parser.error("-T takes only one SOURCE")
     return args
 
 
-def _opened(path: str, stack: ExitStack) -> TextIO:
+@contextmanager
+def _list(path: str | None) -> Iterator[TextIO | None]:
+    """Give the file that lists what was not copied; raises ScoutfsError if it cannot be written."""
+    if path is None:
+        yield None
+        return
     try:
-        return stack.enter_context(open(path, "w", encoding="ascii"))
+        with open(path, "w", encoding="ascii") as stream:
+            yield stream
     except OSError as error:
         raise ScoutfsError(f"{path}: {error.strerror}", error.errno or 0) from error
 

@@ -23,7 +23,7 @@ class Report:
 
     def __init__(self, stream: TextIO | None) -> None:
         self.count = 0
-        self.copied = self.kept = self.copied_bytes = 0
+        self.copied = self.kept = 0
         self._stream = stream
         self._kinds: Counter[tuple[str, str]] = Counter()
         self._first: list[str] = []
@@ -71,6 +71,19 @@ class Report:
         print(f"scoutfs: cp: {self._done()}; {self.count} not copied or set{where}:", file=sys.stderr)
         for (what, why), count in self._kinds.most_common():
             print(f"  {count:8} {what}: {why}", file=sys.stderr)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sums for JSON: how many `files` were copied and how many `kept`, and problems by kind.
+
+        `ended` is why the copy ended before its time, or None.
+        """
+        problems = [{"what": what, "error": why, "count": count} for (what, why), count in self._kinds.most_common()]
+        return {
+            "files": self.copied,
+            "kept": self.kept,
+            "ended": self._fatal or None,
+            "problems": problems,
+        }
 
     def _done(self) -> str:
         kept = f", {self.kept} were there already" if self.kept else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from scoutfs.errors import ScoutfsError
 from scoutfs.fsck.check import Outcome, check_volume
 from scoutfs.storage import SystemIO
-from scoutfs.tools.arguments import Option, UsageError, scan
+from scoutfs.tools.arguments import Option, UsageError, output_lost, scan
 from scoutfs.tools.fsck.devices import mount_points, open_devices
 from scoutfs.tools.fsck.output import ProgressShower, json_text, text
 
@@ -77,9 +77,8 @@ def main(argv: Sequence[str] | None = None, *, io: SystemIO | None = None) -> in
         status = _check(request, program, io)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; keep the interpreter from complaining while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        output_lost(program, error)
         return OPERATIONAL
     except UsageError as error:
         print(f"{program}: {error}", _USAGE.format(program=program), sep="\n", file=sys.stderr)

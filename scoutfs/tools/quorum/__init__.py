@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from scoutfs.storage.device import Device
+from scoutfs.tools.arguments import CommandParser
 from scoutfs.tools.quorum.report import report
 from scoutfs.tools.quorum.volume import read_overview
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from scoutfs.tools.quorum.watch import main as watch
 
         return watch(arguments[1:])
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="scoutfs quorum",
         usage="scoutfs quorum [--json] META-DEV\n       scoutfs quorum watch [OPTION...] DIR|META-DEV",
         description=_DESCRIPTION,

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from scoutfs.paths import run_directory
+from scoutfs.tools.arguments import CommandParser
 from scoutfs.tools.quorum import terminal
 from scoutfs.tools.quorum.watcher import Watcher, pause
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="scoutfs quorum watch",
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from format.block import LARGE_BLOCK_SIZE, SMALL_BLOCK_SIZE, Magic
 from format.superblock import SuperBlockStruct, SuperFlag
@@ -20,7 +20,7 @@ from scoutfs.errors import ScoutfsError
 from scoutfs.files.filesystem import Filesystem
 from scoutfs.storage.device import Device
 from scoutfs.storage.volume import SUPER_OFFSET
-from scoutfs.tools.arguments import EXIT_USAGE
+from scoutfs.tools.arguments import CommandParser
 
 CACHE_BYTES = 32 << 20
 """Blocks that a command keeps in memory."""
@@ -37,11 +37,8 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 _NUMBER = re.compile(r"-[0-9]")
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that ends the process with status 64 and a hint when the command line is wrong.
-
-    Operands may be negative numbers: `_NUMBER` of them are no options.
-    """
+class Parser(CommandParser):
+    """A parser whose operands may be negative numbers: what looks like `_NUMBER` is no option."""
 
     def __init__(self, program: str, *, description: str, examples: str, status: str = "", **settings: Any) -> None:
         status = status or "0 on success, 1 if anything could not be read, 64 for a wrong command line"
@@ -64,10 +61,6 @@ class Parser(argparse.ArgumentParser):
     def _is_number(self, word: str) -> bool:
         return bool(_NUMBER.match(word)) and word[:2] not in self._option_string_actions
 
-    def error(self, message: str) -> NoReturn:
-        """Print what is wrong and where help is, and exit."""
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\nTry `{self.prog} --help' for more information.\n")
-
 
 def add_metadata_device(parser: argparse.ArgumentParser) -> None:
     """Declare `-m`."""
@@ -79,7 +72,7 @@ def add_device(parser: argparse.ArgumentParser, *, paths: str | None = None) -> 
     add_metadata_device(parser)
     parser.add_argument("device", metavar="DEVICE", help="device or image file of the volume")
     if paths:
-        parser.add_argument("paths", metavar="PATH", nargs=paths, type=os.fsencode, help="path from the volume's root")
+        parser.add_argument("paths", metavar="PATH", nargs=paths, type=operand, help="path from the volume's root")
 
 
 def add_path_option(parser: argparse.ArgumentParser) -> None:
@@ -116,10 +109,17 @@ def open_location(args: argparse.Namespace, *, default: bytes = b"/") -> Locatio
     paths = list(getattr(args, "paths", None) or [])
     mounted = _mounted(args.device)
     if mounted is None:
+        if os.path.isdir(args.device):
+            raise ScoutfsError(f"{args.device}: no ScoutFS is mounted here: name the devices of the volume")
         return Location(_open(args.device, args.metadev), paths or [default])
     data, metadata, base = mounted
     files = _open(data, args.metadev or metadata)
     return Location(files, [_joined(base, path) for path in paths] or [base])
+
+
+def operand(text: str) -> bytes:
+    """Return a path or name as bytes; one that looks like a negative number is meant as it was given."""
+    return os.fsencode(text[1:] if _NUMBER.match(text, 1) and text[0] == " " else text)
 
 
 def open_volume(args: argparse.Namespace) -> Filesystem:
@@ -132,7 +132,10 @@ def number(text: str) -> int:
     text = text.strip(" ")
     if re.fullmatch("0[0-7]+", text):
         text = f"0o{text[1:]}"
-    value = int(text, 0)
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise ValueError(f"'{text}' is not a number") from None
     if not -(2**63) <= value < 2**64:
         raise ValueError(f"{text} does not fit into 64 bits")
     return value & 2**64 - 1
@@ -199,7 +202,11 @@ def _mounted(operand: str) -> tuple[str, str | None, bytes] | None:
     if best is None or not best[1]:
         return None
     point, source, options = best
-    return source, _metadata_of(point, options), os.fsencode("/" + os.path.relpath(path, point).removeprefix("."))
+    metadata = _metadata_of(point, options)
+    if metadata == source:
+        # What a mount of a volume on one device tells.
+        metadata = None
+    return source, metadata, os.fsencode("/" + os.path.relpath(path, point).removeprefix("."))
 
 
 def _metadata_of(point: str, options: str) -> str | None:

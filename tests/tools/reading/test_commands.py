@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pty
@@ -77,6 +78,31 @@ def test_paths_that_are_not_there(rich: Commands, command: str) -> None:
     assert "Not a directory" in done.err
 
 
+def test_refusals_name_files_as_they_were_given(rich: Commands) -> None:
+    for words, text in (
+        (["get-fiemap", "/names"], "/names: this is a directory, not a regular file\n"),
+        (["get-fiemap", "/nothing"], "/nothing: No such file or directory\n"),
+        (["stat", "-i", "-5"], "scoutfs: stat: -5: No such file or directory\n"),
+    ):
+        assert rich.on_paths(*words).err.startswith(text), words
+    done = rich.query("search-xattrs", "user.x")
+    assert done.err.startswith("attribute user.x: only names with the tag srch can be searched\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["walk-inodes", "meta_seq", "x", "-1"], "argument FIRST: 'x' is no position of an inode: 'x' is not a number"),
+        (["tree", "-L", "-1", "device"], "argument -L/--level: '-1' is not a number from 1"),
+        (["tree", "-L", "x", "device"], "argument -L/--level: 'x' is not a number from 1"),
+    ],
+)
+def test_numbers_that_are_none(rich: Commands, words: list[str], text: str) -> None:
+    done = rich.run(*words)
+    assert done.status == 64
+    assert done.err.startswith(f"scoutfs {words[0]}: {text}\n")
+
+
 class TestNamingTheVolume:
     def test_the_two_devices_in_either_order(self, rich: Commands) -> None:
         expected = rich.on_paths("ls", "dirs").out
@@ -108,6 +134,25 @@ class TestNamingTheVolume:
         for command in ("find", "tree"):
             assert rich.run(command, str(single)).out == rich.on_paths(command).out
         assert rich.run("df", "-p", str(single)).out == rich.query("df").out
+
+    def test_a_path_on_a_mount_of_a_volume_on_one_device(
+        self, rich: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such a mount tells that device for its metadata, too: it is opened as one, and not as two."""
+        (tmp_path / ".scoutfs/mount_options").mkdir(parents=True)
+        (tmp_path / ".scoutfs/mount_options/metadev_path").write_text(f"{rich.meta}\n")
+        mounts = tmp_path / "mountinfo"
+        mounts.write_text(f"36 21 0:42 / {tmp_path} rw - fuse.scoutfs {rich.meta} rw\n")
+        monkeypatch.setattr(arguments, "_MOUNTS", mounts)
+        done = rich.run("ls", str(tmp_path))
+        assert done.status == 1
+        assert "this is the metadata device of a volume on two devices" in done.err
+
+    @pytest.mark.parametrize("command", ["ls", "df"])
+    def test_a_directory_without_a_mount(self, rich: Commands, tmp_path: Path, command: str) -> None:
+        done = rich.run(command, *(["-p"] if command == "df" else []), str(tmp_path))
+        assert done.status == 1
+        assert f"{tmp_path}: no ScoutFS is mounted here" in done.err
 
     @pytest.mark.parametrize("kind", ["fuse.scoutfs", "scoutfs"])
     def test_a_path_on_a_mount(
@@ -402,7 +447,7 @@ class TestQueries:
         lines = [json.loads(line) for line in rich.on_paths("get-fiemap", "--json", "archive/punched").out.splitlines()]
         assert [[line["logical"], line["physical"], line["length"]] for line in lines] == [e[:3] for e in extents]
         assert [line["flags"] for line in lines] == [["offline"], ["offline", "last"]]
-        assert "is no regular file" in rich.on_paths("get-fiemap", "dirs").err
+        assert "this is a directory" in rich.on_paths("get-fiemap", "dirs").err
 
 
 def _stable_seq_as_printed(name: str) -> int:
@@ -440,3 +485,12 @@ def test_memory_does_not_grow_with_the_volume(rich: Commands) -> None:
         tracemalloc.stop()
     assert seen > 5000
     assert peak < 6 << 20
+
+
+def test_contents_as_json(rich: Commands) -> None:
+    plain = rich.on_paths("cat", "files/random").out
+    pieces = [json.loads(line) for line in rich.on_paths("cat", "--json", "files/random").out.splitlines()]
+    assert b"".join(base64.b64decode(piece["data_b64"]) for piece in pieces) == plain
+    assert [piece["path"] for piece in pieces] == ["files/random"] * len(pieces)
+    (hole,) = [json.loads(line) for line in rich.on_paths("cat", "--json", "files/zeros").out.splitlines()]
+    assert hole == {"path": "files/zeros", "offset": 0, "length": len(rich.on_paths("cat", "files/zeros").out)}

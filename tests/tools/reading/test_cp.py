@@ -316,3 +316,17 @@ def test_times_that_the_target_does_not_hold_are_named(
     assert done.status == 1
     assert "scoutfs: cp: files/one: times: the target does not hold such times\n" in done.err
     assert (target / "one").read_bytes() == rich.on_paths("cat", "files/one").out
+
+
+def test_a_list_of_errors_that_cannot_be_written(rich: Commands, target: Path) -> None:
+    done = rich.on_paths("cp", "-r", "--errors", "/dev/full", "archive", str(target))
+    assert (done.status, done.err) == (1, "scoutfs: cp: /dev/full: No space left on device\n")
+
+
+def test_sums_as_json(rich: Commands, target: Path) -> None:
+    done = rich.on_paths("cp", "-r", "--json", "files/sz4097", "files/sz7", "archive/rel_all", str(target))
+    assert (done.status, done.err) == (1, "")
+    problem = {"what": "offline", "error": "contents that are not on the volume", "count": 1}
+    assert json.loads(done.out) == {"files": 2, "kept": 0, "ended": None, "problems": [problem]}
+    done = rich.on_paths("cp", "--json", "files/sz4097", str(target))
+    assert (done.status, json.loads(done.out)["kept"]) == (0, 1)
