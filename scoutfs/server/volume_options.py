@@ -33,20 +33,14 @@ def set_options(volume: ServerVolume, wanted: Any) -> None:
     if not least <= value <= volume.total_data_blocks:
         text = f"data_alloc_zone_blocks {value} is not between {least} and {volume.total_data_blocks}"
         raise Refused(text, errno.EINVAL)
-    volume.volopt = volume.volopt | {
-        "set_bits": volume.volopt.set_bits | _DATA_ALLOC_ZONE_BLOCKS,
-        "data_alloc_zone_blocks": value,
-    }
+    _change(volume, volume.volopt.set_bits | _DATA_ALLOC_ZONE_BLOCKS, value)
 
 
 def clear_options(volume: ServerVolume, wanted: Any) -> None:
     """Clear the options of a parsed `VolumeOptions` that have their bits set.  Raises Refused (EINVAL)."""
     _check_bits(wanted)
     if wanted.set_bits:
-        volume.volopt = volume.volopt | {
-            "set_bits": volume.volopt.set_bits & ~_DATA_ALLOC_ZONE_BLOCKS,
-            "data_alloc_zone_blocks": 0,
-        }
+        _change(volume, volume.volopt.set_bits & ~_DATA_ALLOC_ZONE_BLOCKS, 0)
 
 
 def resize(volume: ServerVolume, meta_blocks: int, data_blocks: int, data_size: int) -> None:
@@ -70,6 +64,13 @@ def resize(volume: ServerVolume, meta_blocks: int, data_blocks: int, data_size: 
     if new_data > old_data:
         volume.data_alloc.insert(Extent(old_data, new_data - old_data))
         volume.total_data_blocks = new_data
+
+
+def _change(volume: ServerVolume, set_bits: int, zone_blocks: int) -> None:
+    """Replace the options, which the stable super block has too."""
+    options = volume.volopt.copy()
+    options.set_bits, options.data_alloc_zone_blocks = set_bits, zone_blocks
+    volume.volopt = options
 
 
 def _check_bits(wanted: Any) -> None:

@@ -176,7 +176,7 @@ class Mount:
         )
         left = data_blocks
         while left:
-            extent = avail.allocate(min(left, self.random.randrange(1, 3000)))
+            extent = avail.allocate(min(left, self.random.randrange(1, max(3000, data_blocks // 50))))
             freed.insert(extent)
             left -= extent.length
         trees.data_avail, trees.data_freed = avail.root.fields(), freed.root.fields()
