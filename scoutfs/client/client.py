@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -45,6 +45,32 @@ _Answer = TypeVar("_Answer")
 
 Log = Callable[[int, str], None]
 Dial = Callable[[SlotAddress, int], Awaitable[Dialled]]
+
+
+class Conversation(Protocol):
+    """What the client of a mount does with messages that nobody waits for; called in the order in which they came."""
+
+    def server_changed(self) -> None:
+        """Another server than before has accepted us; it gets again what was not answered."""
+
+    def asked(self, request: Request) -> bytes | None:
+        """Return the payload that answers a request, None to answer it later.  Raises FormatError: it is no request."""
+
+    def answered(self, response: Response) -> None:
+        """Take the answer to what was sent with `Client.send`.  Raises FormatError: close the connection."""
+
+
+class _NoConversation:
+    """A mount that has no locks and no transactions: nothing is sent, and everything is answered at once."""
+
+    def server_changed(self) -> None:
+        pass
+
+    def asked(self, request: Request) -> bytes | None:
+        return answer(request)
+
+    def answered(self, response: Response) -> None:
+        pass
 
 
 class _Waiter:
@@ -83,7 +109,9 @@ class Client:
         self._offload = offload or Offload()
         self._session = ClientSession()
         self._connection: Connection | None = None
+        self.conversation: Conversation = _NoConversation()
         self._waiters: dict[int, _Waiter] = {}
+        self._sent: dict[int, float] = {}
         self._usable = trio.Event()
         self._waiting_since: float | None = trio.current_time()
         self._waiting_for = "not looked for one yet"
@@ -149,6 +177,11 @@ class Client:
             nursery.cancel_scope.cancel()
         self._life.cancel()
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether the mount was abandoned: nothing is answered any more."""
+        return self._abandoned
+
     def abandon(self) -> None:
         """Forced unmount: nothing is sent any more, and whoever waits for an answer gets ECONNABORTED."""
         self._abandoned = True
@@ -158,22 +191,39 @@ class Client:
             waiter.done.set()
         self._left.set()
 
+    async def ask(self, command: Command, payload: bytes = b"") -> bytes:
+        """Return the payload of the answer to a request; waits for a server as long as it takes.
+
+        Raises ScoutfsError: what the answer says, ENOLINK or ECONNABORTED once the mount is abandoned.
+        """
+        return (await self._request(command, payload)).payload
+
+    def send(self, command: Command, payload: bytes) -> None:
+        """Send a request whose answer `conversation` gets; nothing happens once the mount is abandoned."""
+        if not self._abandoned:
+            self._sent[self._session.request(command, payload)] = trio.current_time()
+            self._wake()
+
+    def answer(self, request: Request, payload: bytes) -> None:
+        """Answer what `conversation` was asked, unless another server has accepted us since."""
+        if not self._abandoned:
+            self._session.respond(request, payload)
+            self._wake()
+
     async def _ask(self, command: Command, parse: Callable[[bytes], _Answer]) -> _Answer:
         """Return what an answer says; one that cannot be understood is raised as ScoutfsError (EMSGSIZE)."""
-        response = await self._request(command)
         try:
-            return parse(response.payload)
+            return parse(await self.ask(command))
         except FormatError as error:
             raise ScoutfsError(str(error), errno.EMSGSIZE) from error
 
-    async def _request(self, command: Command) -> Response:
+    async def _request(self, command: Command, payload: bytes = b"") -> Response:
         """Ask and wait for the answer, across servers; an error in it is raised as ScoutfsError."""
         if self._abandoned:
             raise _error(errno.ENOLINK, command)
-        id, waiter = self._session.request(command), _Waiter()
+        id, waiter = self._session.request(command, payload), _Waiter()
         self._waiters[id] = waiter
-        if self._connection is not None:
-            self._connection.wake()
+        self._wake()
         try:
             await waiter.done.wait()
         finally:
@@ -184,6 +234,10 @@ class Client:
         if waiter.response.error:
             raise _error(waiter.response.error.errno, command)
         return waiter.response
+
+    def _wake(self) -> None:
+        if self._connection is not None:
+            self._connection.wake()
 
     async def _note_record(self, leaving: Departure) -> None:
         """Look whether the volume records us now: only then its absence will mean something."""
@@ -263,15 +317,20 @@ class Client:
 
     def _received(self, connection: Connection, wish: Greeting, frame: Frame) -> None:
         if frame.header.command is Command.GREETING:
-            self._session.greeted(frame, wish)
+            if self._session.greeted(frame, wish):
+                self.conversation.server_changed()
             connection.attach(self._session)
             self._log(logging.INFO, f"client connected {connection}")
             self._found()
             return
         received = connection.receive(frame)
         if isinstance(received, Request):
-            self._session.respond(received, answer(received))
-            connection.wake()
+            payload = self.conversation.asked(received)
+            if payload is not None:
+                self._session.respond(received, payload)
+                connection.wake()
+        elif received is not None and self._sent.pop(received.id, None) is not None:
+            self.conversation.answered(received)
         elif received is not None:
             waiter = self._waiters[received.id]
             waiter.response = received
@@ -317,7 +376,8 @@ class Client:
                 oldest: float | None = connected
                 self._wait_for(f"the server at {connection.peer} has not answered the greeting yet")
             else:
-                oldest = min((max(waiter.since, connected) for waiter in self._waiters.values()), default=None)
+                times = [*(waiter.since for waiter in self._waiters.values()), *self._sent.values()]
+                oldest = max(min(times), connected) if times else None
             if oldest is None or now - oldest < PATIENCE:
                 later_since = None
                 continue

@@ -231,6 +231,26 @@ class LockClient:
         lock = self._locks.get(start)
         return lock.refresh_gen if lock is not None and may_read(lock.mode) else 0
 
+    def granted_gen(self, start: bytes) -> int:
+        """Return the generation of the last grant of a lock for reading, even if that has been given up since."""
+        lock = self._locks.get(start)
+        return 0 if lock is None else lock.refresh_gen
+
+    @property
+    def last_gen(self) -> int:
+        """The generation of the newest grant for reading."""
+        return self._last_gen
+
+    def is_free(self, request: LockRequest) -> bool:
+        """Whether the lock can be taken without waiting."""
+        lock = self._locks.get(request.start)
+        return lock is not None and not lock.waiters and lock.admits(request.mode)
+
+    def is_lasting(self, start: bytes) -> bool:
+        """Whether the server has not asked to have the lock back."""
+        lock = self._locks.get(start)
+        return lock is not None and not lock.invalidations
+
     def infos(self) -> Iterator[LockInfo]:
         """Yield all locks in the order of their names."""
         for start in sorted(self._locks):

@@ -18,6 +18,7 @@ from scoutfs.client.item_cache import ItemCache
 from scoutfs.client.search_log import SearchLog
 from scoutfs.metadata.allocator import ListAllocator
 from scoutfs.metadata.block_lists import ListHead
+from scoutfs.metadata.blocks import NotCached
 from scoutfs.metadata.btree import Root
 from scoutfs.metadata.btree_writer import BtreeWriter
 from scoutfs.metadata.free_extents import AllocatorRoot, FreeExtents
@@ -27,6 +28,10 @@ from scoutfs.storage.volume import Volume
 
 RESERVE = 16
 """Blocks that one operation may need at most beside those for its items."""
+
+
+FANOUT = 910
+"""Children that a block of a tree has at most."""
 
 
 class BloomedLocks:
@@ -110,10 +115,18 @@ class MountTransaction:
             if root.height < 2:
                 self._tree_leaves = root.height
             else:
-                block = self._writer.btree_block(root.ref, root.height - 1)
-                assert isinstance(block, Parent)
-                self._tree_leaves = len(block.refs) * 900 ** (root.height - 2)
+                self._tree_leaves = self._children(root) * FANOUT ** (root.height - 2)
         return self._tree_leaves
+
+    def _children(self, root: Root) -> int:
+        """How many children the root has, at most: this must not wait for the device."""
+        try:
+            with self._writer.reader.only_cached():
+                block = self._writer.btree_block(root.ref, root.height - 1)
+        except NotCached:
+            return FANOUT
+        assert isinstance(block, Parent)
+        return len(block.refs)
 
     # -- its end -----------------------------------------------------------------------------------------------------
 

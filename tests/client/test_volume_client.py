@@ -1,0 +1,86 @@
+"""Mounts of one volume that change it through one server, and through others when that is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from tests.client.cluster import Mount, mounted
+
+
+async def test_what_one_mount_writes_the_other_reads(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as cluster:
+        one, other = cluster.mounts
+        ino = await one.make(b"file", b"contents" * 2000)
+        assert await other.lookup(b"file") == ino
+        assert await other.contents(ino) == b"contents" * 2000
+        await other.write(ino, None, b"more")
+        assert await one.contents(ino) == b"contents" * 2000 + b"more"
+        assert await one.names() == await other.names() == [b"file"]
+        await cluster.leave()
+        assert cluster.errors() == []
+    assert cluster.problems() == []
+
+
+async def test_all_write_the_same_files_at_the_same_time(tmp_path: Path) -> None:
+    """Spec 05 §9.2: every append lands behind the others, every name is there once."""
+    async with mounted(tmp_path, 3) as cluster:
+        ino = await cluster.mounts[0].make(b"shared")
+
+        async def work(mount: Mount) -> None:
+            for number in range(15):
+                await mount.write(ino, None, bytes([mount.slot + 1]) * 1000)
+                await mount.make(b"%d of %d" % (number, mount.slot), b"x" * 10)
+
+        async with trio.open_nursery() as nursery:
+            for mount in cluster.mounts:
+                nursery.start_soon(work, mount)
+        for mount in cluster.mounts:
+            contents = await mount.contents(ino)
+            blocks = [contents[start : start + 1000] for start in range(0, len(contents), 1000)]
+            assert sorted(block[0] for block in blocks) == sorted([1, 2, 3] * 15)
+            assert all(len(set(block)) == 1 for block in blocks)
+            assert sorted(await mount.names()) == sorted(
+                [b"shared", *(b"%d of %d" % (number, slot) for number in range(15) for slot in range(3))]
+            )
+        await cluster.leave()
+        assert cluster.errors() == []
+    assert cluster.problems() == []
+
+
+async def test_nobody_notices_that_the_server_changes(tmp_path: Path) -> None:
+    async with mounted(tmp_path, 3) as cluster:
+        done = dict.fromkeys(range(3), 0)
+        working = True
+
+        async def work(mount: Mount) -> None:
+            while working:
+                name = b"%d of %d" % (done[mount.slot], mount.slot)
+                ino = await mount.make(name, b"x" * 6000)
+                other = cluster.mounts[(mount.slot + 1) % 3]
+                assert await other.lookup(name) == ino
+                assert await other.contents(ino) == b"x" * 6000
+                done[mount.slot] += 1
+
+        async def until_all_went_on() -> None:
+            before = dict(done)
+            while any(done[slot] < before[slot] + 2 for slot in done):
+                await trio.sleep(0.01)
+
+        async with trio.open_nursery() as nursery:
+            for mount in cluster.mounts:
+                nursery.start_soon(work, mount)
+            await until_all_went_on()
+            for leader in (1, 2, 0):
+                await cluster.stop()
+                await trio.sleep(0.1)  # let them ask nobody
+                await cluster.elect(leader)
+                await until_all_went_on()
+            working = False
+        names = {b"%d of %d" % (number, slot) for slot, count in done.items() for number in range(count)}
+        for mount in cluster.mounts:
+            assert set(await mount.names()) == names
+        await cluster.leave()
+        assert cluster.errors() == []
+    assert cluster.problems() == []
