@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mount import options
+from scoutfs import cli
+from scoutfs.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 CODE = ("format", "scoutfs", "mount", "tests", "scripts")
@@ -118,3 +123,49 @@ def test_every_mount_option_has_its_place_in_the_manual() -> None:
         assert entry is not None
         if option.default >= 0:
             assert re.search(rf"Default {option.default}\.|default {option.default}\.", entry[0]), name
+
+
+PROGRAMS = {
+    "mkfs.scoutfs.8": ("scoutfs.tools.mkfs",),
+    "fsck.scoutfs.8": ("scoutfs.tools.fsck",),
+    "scoutfs-fenced.8": ("scoutfs.tools.fenced",),
+    "mount.scoutfs.8": ("mount.helper", "mount.unmount"),
+}
+NO_ENTRY = {"mkfs", "fsck"}
+"""Commands with pages of their own."""
+
+
+@pytest.mark.parametrize(("page", "module"), [(page, module) for page, found in PROGRAMS.items() for module in found])
+def test_every_option_of_a_program_has_its_place_in_the_manual(
+    page: str, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [page.rpartition(".")[0], "--help"])
+    with contextlib.suppress(SystemExit):
+        importlib.import_module(module).main()
+    _assert_described(capsys.readouterr().out, (ROOT / "docs/man" / page).read_text())
+
+
+@pytest.mark.parametrize("command", [*sorted(COMMANDS.keys() - NO_ENTRY), "quorum watch"])
+def test_every_option_of_a_command_has_its_place_in_the_manual(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs/man/scoutfs.8").read_text()
+    entries = re.findall(rf"^\.It Cm {command}(?! watch)[ \n].*?(?=^\.It|^\.El)", page, re.MULTILINE | re.DOTALL)
+    assert entries
+    common = page.partition(".Sh READING VOLUMES")[2].partition(".Sh ")[0]
+    with contextlib.suppress(SystemExit):
+        cli.main([*command.split(), "--help"])
+    _assert_described(capsys.readouterr().out, common + "".join(entries))
+
+
+def _assert_described(help: str, manual: str) -> None:
+    """Assert that each option that the help lists is in the manual by one of its names."""
+    described: set[str] = set()
+    for found in re.findall(r"\bFl ((?:[^ \n]+(?: [,|] )?)+)", manual):
+        for flag in re.split(r" [,|] ", found):
+            described |= {flag, *flag} if not flag.startswith("-") else {flag[1:]}
+    lines = re.findall(r"^ {2,6}(-.*?)(?:  |$)", help, re.MULTILINE)
+    assert lines
+    for line in lines:
+        names = re.findall(r"(?:^|, )-+([\w-]+)", line)
+        assert names == ["h", "help"] or names == ["help"] or described & set(names), line
