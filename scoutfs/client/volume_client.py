@@ -192,10 +192,10 @@ class VolumeClient:
         """Hold a lock, while no other one is held."""
         holder = Holder()
         try:
-            await self._take(holder, request)
+            await self.take(holder, request)
             yield HeldLock(self, request.start)
         finally:
-            self._act(self.locks.release(holder))
+            self.release(holder)
 
     async def read(self, starts: Sequence[bytes], question: Callable[[ItemCache], Result]) -> Result:
         """Return what `question` makes of the items under locks that are held; it may be called more than once."""
@@ -228,7 +228,7 @@ class VolumeClient:
                     self._release_to(holder, kept)
                     missing = [request for request in wanted if not locks.holds(request)]
                 for request in missing:
-                    await self._take(holder, request)
+                    await self.take(holder, request)
                 try:
                     return await self._attempt(locks, operation)
                 except LocksNeeded as needed:
@@ -242,11 +242,11 @@ class VolumeClient:
         try:
             kinship = None
             if names.old_dir != names.new_dir:
-                await self._take(holder, RENAME_LOCK)
+                await self.take(holder, RENAME_LOCK)
                 kinship = await self._kinship(holder, names)
             await self.perform_under(holder, None, lambda change: rename(change, names, flags, kinship))
         finally:
-            self._act(self.locks.release(holder))
+            self.release(holder)
 
     async def _kinship(self, holder: Holder, names: Names) -> Kinship:
         walk = find_kinship(names.old_dir, names.new_dir)
@@ -254,7 +254,7 @@ class VolumeClient:
             ino = next(walk)
             while True:
                 request = inode_request(ino // LOCK_GROUP, LockMode.READ)
-                await self._take(holder, request)
+                await self.take(holder, request)
                 found = await self.read((request.start,), partial(parent, ino=ino))
                 self._release_to(holder, 1)
                 ino = walk.send(found)
@@ -349,7 +349,8 @@ class VolumeClient:
 
     # -- locks -----------------------------------------------------------------------------------------------------
 
-    async def _take(self, holder: Holder, request: LockRequest) -> None:
+    async def take(self, holder: Holder, request: LockRequest) -> None:
+        """Take a lock behind those that a task has.  Raises Deadlock."""
         self._act(self.locks.take(holder, request))
         if holder.waiting is None:
             return
@@ -358,6 +359,10 @@ class VolumeClient:
             await granted.wait()
         finally:
             del self._waits[holder]
+
+    def release(self, holder: Holder) -> None:
+        """Let go of all locks of a task."""
+        self._act(self.locks.release(holder))
 
     def _release_to(self, holder: Holder, kept: int) -> None:
         """Let go of all but the locks that a task took first."""
@@ -421,6 +426,10 @@ class VolumeClient:
                     self._cache.outdated()
                 self._cache.install(roots, gen, barrier)
         return failed
+
+    async def offload(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return what a function returns that blocks; it ends even if the caller is cancelled."""
+        return await trio.to_thread.run_sync(function, *arguments)
 
     async def _read_totals(self) -> None:
         roots = await trio.to_thread.run_sync(super_roots, self.volume)

@@ -14,6 +14,7 @@ import trio
 
 from format.payloads import LockMode
 from format.quorum import Event
+from scoutfs.client.background import Background
 from scoutfs.client.client import Client
 from scoutfs.client.volume_client import VolumeClient
 from scoutfs.counters import Counters
@@ -61,6 +62,8 @@ class Mount:
         )
         self.client = Client(self.volume, self.rid, member=True, keepalive_ms=24000, log=self.log, counters=Counters())
         self.files = VolumeClient(self.volume, self.client, self.log)
+        self.background = Background(self.files, self.log)
+        self.background.orphan_scan_delay_ms = 100
 
     def _fences(self, nursery: trio.Nursery) -> FenceRequests:
         self.fences = FenceRequests(nursery, self.log)
@@ -86,7 +89,7 @@ class Mount:
     async def remove(self, name: bytes, at: int = ROOT_INO) -> Inode:
         """Unlink a file, and have it deleted if nobody uses it."""
         inode = await self.files.perform(unlink, at, name)
-        if not inode.nlink:
+        if not inode.nlink and inode.ino not in self.files.open_inodes:
             self.files.drop_inode(inode.ino, unlinked=True)
         return inode
 
@@ -192,6 +195,7 @@ async def mounted(directory: Path, members: int = 2) -> AsyncIterator[Cluster]:
                 for mount in cluster.mounts:
                     await nursery.start(mount.files.run)
                     await nursery.start(mount.client.run)
+                    nursery.start_soon(mount.background.run)
                 yield cluster
                 nursery.cancel_scope.cancel()
     finally:

@@ -84,3 +84,51 @@ async def test_nobody_notices_that_the_server_changes(tmp_path: Path) -> None:
         await cluster.leave()
         assert cluster.errors() == []
     assert cluster.problems() == []
+
+
+async def until_gone(mount: Mount, ino: int) -> None:
+    while await mount.inode(ino) is not None:
+        await trio.sleep(0.05)
+
+
+async def test_a_file_is_deleted_by_the_mount_that_used_it_last(tmp_path: Path) -> None:
+    """Spec 05 §9.2, 14 to 17."""
+    async with mounted(tmp_path) as cluster:
+        one, other = cluster.mounts
+        ino = await one.make(b"file", b"contents")
+        other.files.keep_inode(ino)
+        await one.remove(b"file")
+        assert await other.lookup(b"file") is None
+        assert not await one.background.deletions.delete(ino)
+        assert await other.contents(ino) == b"contents"
+        other.files.drop_inode(ino, unlinked=True)
+        await until_gone(one, ino)
+        ino = await one.make(b"another")
+        one.files.keep_inode(ino)
+        await one.remove(b"another")
+        assert not await other.background.deletions.delete(ino)
+        assert not await one.background.deletions.delete(ino)
+        one.files.drop_inode(ino, unlinked=True)
+        await until_gone(other, ino)
+        await cluster.leave()
+        assert cluster.errors() == []
+    assert cluster.problems() == []
+
+
+async def test_what_a_dead_mount_had_open_is_found_after_a_merge(tmp_path: Path) -> None:
+    async with mounted(tmp_path, 3) as cluster:
+        one, other, third = cluster.mounts
+        ino = await one.make(b"file", b"contents")
+        other.files.keep_inode(ino)
+        await one.remove(b"file")
+        other.files.drop_inode(ino, unlinked=False)  # as if it had not noticed
+        await third.make(b"in the log of the third", b"x")
+        await third.files.leave(lambda text: None)
+        one.files.transactions.want_commit()  # its next transaction begins the merge of what the third has left
+        await until_gone(other, ino)
+        assert await one.lookup(b"in the log of the third") is not None
+        async with trio.open_nursery() as nursery:
+            for mount in (one, other):
+                nursery.start_soon(mount.files.leave, lambda text: None)
+        assert cluster.errors() == []
+    assert cluster.problems() == []
