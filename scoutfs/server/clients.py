@@ -1,8 +1,9 @@
 """Which mounts a server has as clients, whom it lets in, and who may leave (spec 03 §3.3 to §3.6, spec 02 §8.3).  Pure.
 
-The volume records whom the previous server had.  Those who have not come back yet count as mounted until they are
-fenced.  Once a client shows that there was another server, members whose quorum blocks say that they run, and any
-mounts that nothing is known of, are awaited for a while too before the last members may leave.
+The volume records whom the previous server had.  Those who have not come back yet may be alive: the last members do not
+leave before they are back, or fenced.  Whether they can lead nobody knows, so others do not leave because of them.
+Once a client shows that there was another server, members whose quorum blocks say that they run, and any mounts that
+nothing is known of, are awaited for a while too before the last members may leave.
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ class Clients:
                 others -= 1
             ready.append(farewell)
         asking = len(undecided)
-        awaited = bool(self.awaited(now)) or self._is_settling(now)
+        awaited = bool(self.awaited(now) or self.recorded) or self._is_settling(now)
         for farewell in undecided:
             if members > self.votes_needed or (asking == members and others == 0 and not awaited):
                 ready.append(farewell)
@@ -248,7 +249,7 @@ class Clients:
         """Return why each mount that asked to leave is still waiting, by rid."""
         if not self._farewells:
             return {}
-        others = sum(client.recorded and not client.member for client in self.clients.values())
+        _, others = self._counts()
         remaining = sorted(rid for rid, client in self.clients.items() if client.member and rid not in self._farewells)
         reasons = []
         if remaining:
@@ -291,7 +292,6 @@ class Clients:
     def _counts(self) -> tuple[int, int]:
         """Members and other mounts that are clients."""
         mounts = [client.member for client in self.clients.values() if client.recorded]
-        mounts += [mount.member for mount in self.recorded.values()]
         members = sum(mounts)
         return members, len(mounts) - members
 
