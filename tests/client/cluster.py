@@ -159,13 +159,36 @@ class Cluster:
 
     async def stop(self) -> None:
         """Have the server stop."""
-        assert self.leader is not None
-        mount = self.mounts[self.leader]
+        mount = self._leading()
         mount.server.stop()
+        await self._down(mount)
+        self._record(mount, Event.STOP, self._term)
+
+    async def kill(self, *, record: bool = True) -> Mount:
+        """Have the server end in the middle of whatever it does, except for a commit that has begun.
+
+        With `record` its member, which lives on, records that; otherwise it counts as the leader.
+        """
+        mount = self._leading()
+        run = mount.server._run
+        assert run is not None
+        assert run._token is not None
+        assert run._service is not None
+        run._token.run_sync_soon(run._service._nursery.cancel_scope.cancel)
+        await self._down(mount)
+        if record:
+            self._record(mount, Event.STOP, self._term)
+        return mount
+
+    def _leading(self) -> Mount:
+        assert self.leader is not None
+        mount, self.leader = self.mounts[self.leader], None
+        return mount
+
+    @staticmethod
+    async def _down(mount: Mount) -> None:
         while mount.server.status is not ServerStatus.DOWN:
             await trio.sleep(0.005)
-        self._record(mount, Event.STOP, self._term)
-        self.leader = None
 
     async def leave(self) -> None:
         """Have all mounts leave."""
