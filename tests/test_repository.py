@@ -125,6 +125,21 @@ def test_every_mount_option_has_its_place_in_the_manual() -> None:
             assert re.search(rf"Default {option.default}\.|default {option.default}\.", entry[0]), name
 
 
+def test_messages_that_the_guide_explains_are_printed_by_somebody() -> None:
+    section = (ROOT / "docs/user-guide.md").read_text().partition("## Troubleshooting by message\n")[2]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if re.match(r"\| .*`.* \| ", line)]
+    assert len(rows) > 40
+    # Texts that are put together over several lines are one text; what is between braces differs.
+    code = "".join(path.read_text() for path in _python_files("scoutfs", "mount", "format"))
+    code = re.sub(r'"\s*f?"', "", re.sub(r"\{[^{}\"\n]*\}", "", code))
+    explained = re.findall(r"`([^`]+)`", "\n".join(rows))
+    parts = [part.strip(" :") for message in explained for part in re.split(r"\b[A-Z]{4,}\b|\bN\b", message)]
+    assert [part for part in parts if part not in code] == NOT_OURS
+
+
+NOT_OURS = ["failed to open /dev/fuse", "Input/output error", "crc is"]
+"""Words of the system and of fusermount3, and of what is put together from the name of a field."""
+
 PROGRAMS = {
     "mkfs.scoutfs.8": ("scoutfs.tools.mkfs",),
     "fsck.scoutfs.8": ("scoutfs.tools.fsck",),
