@@ -131,7 +131,7 @@ def complete(volume: ServerVolume, rid: int, completed: Any) -> None:
         raise Refused(f"mount {rid:016x} completes part {completed.seq} of a merge, which it has not", errno.ENOENT)
     request = parsed(LogMergeRequest, item, volume)
     if completed.flags & MergeCompleteFlag.ERROR:
-        _cancel(volume, key, request)
+        _cancel(volume, status, key, request)
     else:
         if (completed.rid, completed.start, completed.end) != (rid, request.start, request.end):
             raise Refused(f"mount {rid:016x} completes another part of a merge than it was given", errno.EINVAL)
@@ -150,12 +150,21 @@ def cancel_requests(volume: ServerVolume, rid: int) -> None:
         return
     bounds = zone_bounds(Zone.LOG_MERGE_REQUEST, rid)
     for item in list(volume.log_merge.items(*bounds)):
-        _cancel(volume, item.key, parsed(LogMergeRequest, item, volume))
+        _cancel(volume, status, item.key, parsed(LogMergeRequest, item, volume))
         status.nr_requests -= 1
     store_status(volume, status)
 
 
-def _cancel(volume: ServerVolume, key: bytes, request: Any) -> None:
+def _cancel(volume: ServerVolume, status: Any, key: bytes, request: Any) -> None:
     volume.log_merge.delete(key)
-    insert_range(volume, sort_form(request.start), sort_form(request.end))
+    first, last = sort_form(request.start), sort_form(request.end)
+    while True:
+        try:
+            insert_range(volume, first, last)
+            break
+        except ItemExists:
+            # As in `_request`; it may begin where nothing is to be merged.
+            first = before(first)
+            if any(Btree(volume.writer, Root.of(trees.item_root)).lookup(first) for trees in inputs(volume, status)):
+                raise
     take_back_lists(volume, request)

@@ -9,14 +9,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from format.keys import Key, Zone
 from format.logs import LogMergeComplete, LogMergeRequest, LogMergeStatus
 from format.net import Command
 from scoutfs.client import merge_work
 from scoutfs.errors import ScoutfsError
-from scoutfs.metadata.btree import Btree, Root
+from scoutfs.metadata.btree import LAST_KEY, Btree, Root
+from scoutfs.metadata.btree_writer import BtreeWriter
 from scoutfs.metadata.commit import ServerVolume
 from scoutfs.server import transactions
-from scoutfs.server.log_merge import STATUS_KEY
+from scoutfs.server.log_merge import STATUS_KEY, insert_range, ranges
 from scoutfs.server.log_trees import all_log_trees
 from scoutfs.server.mounted_clients import forget
 from scoutfs.server.statfs import count_free
@@ -258,3 +260,39 @@ async def test_parts_of_a_high_tree_are_merged_beside_each_other(eager: None, au
         assert {item.key for item in merged.items(FIRST, LAST) if item.seq > 1} == {
             index_key(major) for major in range(0, 120_000, 1009)
         }
+
+
+async def test_ranges_whose_first_keys_differ_only_in_their_zones(
+    eager: None, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Spec 04 §16, trap 23: they have one key.
+    async with Server(images()).running() as server:
+        one, two = [await server.mounted(rid) for rid in (1, 2)]
+        await one.begin()
+        await two.begin()
+        await turn(server, [one, two], 10, 20, 30)
+        ends = Key.from_sort_bytes(index_key(20))
+        monkeypatch.setattr(BtreeWriter, "parent_range", lambda self, key: (FIRST, index_key(20)))
+        other = Key(
+            Zone.FS, *(getattr(ends.increment(), name) for name in ("first", "type", "second", "third", "fourth"))
+        )
+        nothing = Key(Zone.FS, 5).sort_bytes
+        await server.volume.change(lambda volume: insert_range(volume, other.sort_bytes, nothing))
+        assert await one.merge_request() is not None
+        monkeypatch.undo()
+        left = ranges(server.volume._transactions.current)
+        assert left[0] == (index_key(20), LAST_KEY)
+
+        def in_the_way(volume: ServerVolume) -> None:
+            start = Key.from_sort_bytes(index_key(10))
+            key = Key(Zone.FS, start.first, start.type, start.second, start.third, start.fourth)
+            insert_range(volume, key.sort_bytes, nothing)
+
+        await server.volume.change(in_the_way)
+        await server.requests.reclaim(1)
+        assert ranges(server.volume._transactions.current)[0][0] < index_key(10)
+        monkeypatch.setattr(transactions, "LEVELS_OF_LARGE_TREE", 9)
+        while await two.merge():
+            pass
+        assert status(server) is None
+        assert server.items() == [index_key(major) for major in (10, 20, 30)]
