@@ -20,7 +20,7 @@ from format.block import FormatError
 from format.net import Command, Greeting, GreetingFlag
 from format.quorum import SlotAddress
 from scoutfs.client.answers import answer
-from scoutfs.client.lookup import Departure, Quorum, Server, find, held_back_text, read_quorum
+from scoutfs.client.lookup import Quorum, Server, find, has_left, held_back_text, read_quorum
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
 from scoutfs.metadata.snapshot import Roots
@@ -59,6 +59,9 @@ class Conversation(Protocol):
     def answered(self, response: Response) -> None:
         """Take the answer to what was sent with `Client.send`.  Raises FormatError: close the connection."""
 
+    def abandoned(self) -> None:
+        """The mount is given up: nothing is sent or answered any more."""
+
 
 class _NoConversation:
     """A mount that has no locks and no transactions: nothing is sent, and everything is answered at once."""
@@ -70,6 +73,9 @@ class _NoConversation:
         return answer(request)
 
     def answered(self, response: Response) -> None:
+        pass
+
+    def abandoned(self) -> None:
         pass
 
 
@@ -116,7 +122,7 @@ class Client:
         self._waiting_since: float | None = trio.current_time()
         self._waiting_for = "not looked for one yet"
         self._said_waiting = False
-        self._leaving: Departure | None = None
+        self._leaving = False
         self._left = trio.Event()
         self._abandoned = False
         self._life = trio.CancelScope()
@@ -156,8 +162,10 @@ class Client:
         return await self._ask(Command.GET_ROOTS, parse_roots)
 
     async def wait_usable(self) -> None:
-        """Wait until a server has accepted us."""
+        """Wait until a server has accepted us.  Raises ScoutfsError (ENOLINK) once the mount is abandoned."""
         while not self.connected:
+            if self._abandoned:
+                raise ScoutfsError("the mount was given up", errno.ENOLINK)
             await self._usable.wait()
 
     async def farewell(self, hold_back: Callable[[str], None]) -> None:
@@ -168,10 +176,9 @@ class Client:
         if self._abandoned or self._session.server_term == 0:
             self._life.cancel()
             return
-        self._leaving = Departure(self._rid, self._member)
+        self._leaving = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._say_farewell)
-            nursery.start_soon(self._note_record, self._leaving)
             nursery.start_soon(self._explain, hold_back)
             await self._left.wait()
             nursery.cancel_scope.cancel()
@@ -189,6 +196,8 @@ class Client:
         self._session.abandon()
         for waiter in self._waiters.values():
             waiter.done.set()
+        self._usable.set()
+        self.conversation.abandoned()
         self._left.set()
 
     async def ask(self, command: Command, payload: bytes = b"") -> bytes:
@@ -239,10 +248,6 @@ class Client:
         if self._connection is not None:
             self._connection.wake()
 
-    async def _note_record(self, leaving: Departure) -> None:
-        """Look whether the volume records us now: only then its absence will mean something."""
-        await self._offload(leaving.is_over, self._volume)
-
     async def _say_farewell(self) -> None:
         try:
             response = await self._request(Command.FAREWELL)
@@ -276,7 +281,7 @@ class Client:
         with self._life:
             while True:
                 await trio.sleep(delay)
-                if self._leaving is not None and await self._offload(self._leaving.is_over, self._volume):
+                if self._leaving and await self._offload(has_left, self._volume, self._rid):
                     self._left.set()
                     return
                 delay = 0.0 if await self._connect_and_serve() else RETRY_DELAY
@@ -313,7 +318,7 @@ class Client:
 
     def _flags(self) -> GreetingFlag:
         flags = GreetingFlag.QUORUM if self._member else GreetingFlag.NONE
-        return flags if self._leaving is None else flags | GreetingFlag.FAREWELL
+        return flags | GreetingFlag.FAREWELL if self._leaving else flags
 
     def _received(self, connection: Connection, wish: Greeting, frame: Frame) -> None:
         if frame.header.command is Command.GREETING:

@@ -59,34 +59,17 @@ def find(quorum: Quorum) -> Server | None:
     return None if leader is None else Server(leader, quorum.config.slots[leader.slot])
 
 
-@dataclass(slots=True)
-class Departure:
-    """Whether a mount that has asked to leave counts as gone though nobody answered (spec 03 §3.2 step 2).
+def has_left(volume: Volume, rid: int) -> bool:
+    """Whether a mount that a server once accepted, and that has asked to leave, has left though nobody answered it.
 
-    A record's absence only says that we are gone if the record has been seen.
+    The volume records every mount before it is accepted, and until all that it had is taken back: no record, no more to
+    do (spec 03 §3.2 step 2, §11 I6).  What cannot be read says nothing.
     """
-
-    rid: int
-    member: bool
-    recorded: bool = False
-
-    def is_over(self, volume: Volume) -> bool:
-        """Read the volume; return whether the mount need not wait for a server any more."""
-        try:
-            root = volume.read_super().raw.mounted_clients
-            if tree_of(volume, root).lookup(Key(Zone.MOUNTED_CLIENT, self.rid).sort_bytes) is not None:
-                self.recorded = True
-                return False
-            if self.recorded:
-                return True
-            return root.ref.blkno == 0 and self._nobody_is_left(read_quorum(volume))
-        except (ScoutfsError, BlockError):
-            return False
-
-    def _nobody_is_left(self, quorum: Quorum) -> bool:
-        """Whether every other member has left cleanly, so that there is no server to come, nor one to miss us."""
-        could_lead_alone = self.member and quorum.config.votes_needed == 1
-        return not could_lead_alone and not quorum.mounted_slots(but_rid=self.rid)
+    try:
+        root = volume.read_super().raw.mounted_clients
+        return tree_of(volume, root).lookup(Key(Zone.MOUNTED_CLIENT, rid).sort_bytes) is None
+    except (ScoutfsError, BlockError):
+        return False
 
 
 def held_back_text(quorum: Quorum, rid: int, member: bool, waiting_for: str) -> str:

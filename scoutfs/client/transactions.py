@@ -103,9 +103,13 @@ class Transactions:
                     await self._wanted.wait()
                 await self._commit()
         except ScoutfsError as error:
-            self._failure = error
-            self._tell_done()
-            self._opened.set()
+            self.fail(error)
+
+    def fail(self, error: ScoutfsError) -> None:
+        """Nothing can be changed or committed any more: whoever waits for that gets to know."""
+        self._failure = self._failure or error
+        self._tell_done()
+        self._opened.set()
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -45,6 +45,9 @@ from scoutfs.network.locks import LockMessage, build_recovered, may_read, serves
 from scoutfs.network.session import Request, Response, SessionError
 from scoutfs.storage.volume import Volume
 
+WRITE_PATIENCE = 15.0
+"""Seconds without a server after which nothing is written: after 20 a server may begin to fence the mount."""
+
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
@@ -201,6 +204,7 @@ class VolumeClient:
         """Return what `question` makes of the items under locks that are held; it may be called more than once."""
         stale: Roots | None = None
         while True:
+            self._check_alive()
             try:
                 async with self._exclusive.alone():
                     self._check_roots(starts)
@@ -286,6 +290,7 @@ class VolumeClient:
         stale: Roots | None = None
         while True:
             await self.transactions.wait_open()
+            await self._wait_trusted()
             try:
                 async with self._exclusive.alone():
                     transaction = self.transactions.current
@@ -302,6 +307,12 @@ class VolumeClient:
                 await self._read_totals()
             except (RootsNeeded, StaleBlockError) as error:
                 stale = await self._renew_roots(error, stale)
+
+    async def _wait_trusted(self) -> None:
+        """Wait for a server if there has been none for so long that others may soon use what this mount writes to."""
+        since = self.client.waiting_since
+        if since is not None and time.monotonic() - since > WRITE_PATIENCE:
+            await self.client.wait_usable()
 
     # -- inodes in use ---------------------------------------------------------------------------------------------
 
@@ -350,15 +361,21 @@ class VolumeClient:
     # -- locks -----------------------------------------------------------------------------------------------------
 
     async def take(self, holder: Holder, request: LockRequest) -> None:
-        """Take a lock behind those that a task has.  Raises Deadlock."""
+        """Take a lock behind those that a task has.  Raises Deadlock, and EIO once the mount is abandoned."""
+        self._check_alive()
         self._act(self.locks.take(holder, request))
         if holder.waiting is None:
             return
         granted = self._waits[holder] = trio.Event()
         try:
             await granted.wait()
+            self._check_alive()
         finally:
             del self._waits[holder]
+
+    def _check_alive(self) -> None:
+        if self.client.abandoned:
+            raise ScoutfsError("the mount was given up, and the volume is used by others", errno.EIO)
 
     def release(self, holder: Holder) -> None:
         """Let go of all locks of a task."""
@@ -457,6 +474,12 @@ class VolumeClient:
             self.transactions.want_commit()
             return b""
         raise SessionError(f"{request.command.name} is no request to this client")
+
+    def abandoned(self) -> None:
+        """The mount is given up: whoever waits for locks or commits gets an error."""
+        self.transactions.fail(ScoutfsError("the mount was given up", errno.EIO))
+        for granted in self._waits.values():
+            granted.set()
 
     def answered(self, response: Response) -> None:
         """Take a grant of the server.  Raises FormatError."""

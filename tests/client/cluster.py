@@ -48,7 +48,7 @@ class Mount:
         self.slot, self.rid = slot, 0xA000 + 0x1000 * slot
         self.log = RecordedLog()
         self.volume = Volume.open(cluster.data, cluster.meta)
-        self.fences: FenceRequests
+        self.fences: FenceRequests | None = None
         self.server = ServerThread(
             self.volume,
             cluster.config,
@@ -68,6 +68,10 @@ class Mount:
     def _fences(self, nursery: trio.Nursery) -> FenceRequests:
         self.fences = FenceRequests(nursery, self.log)
         return self.fences
+
+    def server_fences(self) -> list[int]:
+        """Return the rids that its server wants to have fenced."""
+        return [] if self.fences is None else [view.rid for view in self.fences.pending()]
 
     # Operations
 

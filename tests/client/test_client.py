@@ -7,18 +7,22 @@ import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from format.net import Command, Greeting
+from format.payloads import LockMode
 from format.quorum import Event, QuorumConfig, SlotAddress
+from scoutfs.client.answers import answer
 from scoutfs.client.client import Client
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
 from scoutfs.network.connection import Connection, Dialled
 from scoutfs.network.framing import Side, greeting_response
+from scoutfs.network.locks import LockMessage
 from scoutfs.network.session import Request, Response, ServerSession
 from scoutfs.offload import Offload
 from scoutfs.server.mounted_clients import forget
@@ -285,6 +289,27 @@ async def test_a_frozen_server_is_left_once_a_later_leader_is_recorded(greets: b
                 await trio.sleep(1)  # the question is answered there
 
 
+async def test_a_frozen_server_that_owes_a_lock_is_left_too(autojump_clock: MockClock) -> None:
+    async with mounted() as cluster:
+        cluster.volume.elected(1, B, 5)
+        cluster.worlds[SLOTS[1]] = Frozen(cluster.volume.fsid, 5, True)
+        record_mount(cluster.volume.volume, US)
+        await cluster.client.wait_usable()
+        answers = []
+        talk = SimpleNamespace(
+            server_changed=lambda: None, asked=answer, answered=answers.append, abandoned=lambda: None
+        )
+        cluster.client.conversation = talk  # type: ignore[assignment]
+        cluster.client.send(Command.LOCK, LockMessage(bytes(27), LockMode.NULL, LockMode.READ).build())
+        await trio.sleep(30)
+        assert cluster.client.connected
+        async with cluster.server(2, C, 6):
+            with trio.fail_after(5):
+                while not answers:
+                    await trio.sleep(0.1)
+        assert [answer.command for answer in answers] == [Command.LOCK]
+
+
 async def test_the_blocks_are_not_read_while_nothing_waits_for_an_answer(autojump_clock: MockClock) -> None:
     async with mounted() as cluster, cluster.server(1, B, 5):
         await cluster.client.wait_usable()
@@ -438,6 +463,20 @@ async def test_abandoning_ends_every_wait(autojump_clock: MockClock) -> None:
         await cluster.leave()
         await trio.sleep(10)
         assert len(cluster.dials) == dials
+
+
+async def test_abandoning_ends_the_wait_for_a_server(autojump_clock: MockClock) -> None:
+    async with mounted() as cluster:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def wait() -> None:
+                with pytest.raises(ScoutfsError) as error:
+                    await cluster.client.wait_usable()
+                assert error.value.errno == errno.ENOLINK
+
+            await wait_all_tasks_blocked()
+            cluster.client.abandon()
 
 
 async def test_abandoning_says_nothing_to_the_server(autojump_clock: MockClock) -> None:

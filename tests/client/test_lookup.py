@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from format.quorum import Event, QuorumConfig, SlotAddress
-from scoutfs.client.lookup import Departure, Quorum, find, held_back_text, read_quorum
+from scoutfs.client.lookup import Quorum, find, has_left, held_back_text, read_quorum
 from scoutfs.errors import ScoutfsError
 from tests import images
 from tests.memory import Image
@@ -54,52 +54,19 @@ def test_an_unreadable_super_block_is_one() -> None:
         read_quorum(volume)
 
 
-def test_a_mount_is_gone_when_all_other_members_have_left() -> None:
+def test_what_cannot_be_read_says_nothing() -> None:
     volume = volume_of(3)
-    volume.record(0, Event.BEGIN, US, 1)
-    volume.record(1, Event.BEGIN, B, 1)
-    departure = Departure(US, member=True)
-    assert not departure.is_over(volume)
-    volume.record(1, Event.END, B, 1)
-    assert departure.is_over(volume)
+    volume.super_error = ScoutfsError("gone", errno.EIO)
+    assert not has_left(volume, US)
 
 
-def test_a_member_that_can_lead_alone_asks_its_own_server() -> None:
-    volume = volume_of(2)
-    volume.record(0, Event.BEGIN, US, 1)
-    assert not Departure(US, member=True).is_over(volume)
-    volume.record(0, Event.END, US, 1)
-    assert Departure(C, member=False).is_over(volume)
-
-
-@pytest.mark.parametrize("broken", ["block", "super"])
-def test_what_cannot_be_read_says_nothing(broken: str) -> None:
-    volume = volume_of(3)
-    if broken == "block":
-        volume.break_block(1)
-    else:
-        volume.super_error = ScoutfsError("gone", errno.EIO)
-    assert not Departure(US, member=True).is_over(volume)
-
-
-class Recorded(MetadataOnly):
-    """The recorded volume with two mounted clients."""
-
-    def read_quorum_blocks(self, slots):
-        raise AssertionError("not asked while mounts are recorded")
-
-
-def test_a_recorded_mount_is_gone_when_its_record_is(tmp_path: Path) -> None:
-    """The rule of servers that keep records (spec 03 §3.2): absent after it was there, and only then."""
-    volume = Recorded(Image.of_file(images.unpack(SYNTHETIC, "meta", tmp_path / "m")))
-    present, absent = Departure(0x0011223344556677, member=True), Departure(0x1234, member=True)
-    assert not present.is_over(volume)
-    assert present.recorded
-    assert not absent.is_over(volume), "never recorded: this server keeps no records"
-    present.rid = 0x1234
-    assert present.is_over(volume)
+def test_a_mount_is_gone_when_its_record_is(tmp_path: Path) -> None:
+    """A server records every mount before it accepts it (spec 03 §11 I6)."""
+    volume = MetadataOnly(Image.of_file(images.unpack(SYNTHETIC, "meta", tmp_path / "m")))
+    assert not has_left(volume, 0x0011223344556677)
+    assert has_left(volume, 0x1234)
     volume.write(1120 * 65536 + 3000, b"x")
-    assert not present.is_over(volume), "a stale block says nothing"
+    assert not has_left(volume, 0x1234), "a stale block says nothing"
 
 
 def test_the_reasons_for_being_held_back() -> None:

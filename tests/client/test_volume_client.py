@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
 
+from scoutfs.errors import ScoutfsError
+from scoutfs.quorum.election import ServerStatus
 from tests.client.cluster import Mount, mounted
 
 
@@ -131,4 +134,32 @@ async def test_what_a_dead_mount_had_open_is_found_after_a_merge(tmp_path: Path)
             for mount in (one, other):
                 nursery.start_soon(mount.files.leave, lambda text: None)
         assert cluster.errors() == []
+    assert cluster.problems() == []
+
+
+async def test_others_go_on_when_a_member_that_leads_dies(tmp_path: Path) -> None:
+    """Spec 05 §8: what it had committed stays, and nobody has seen the rest."""
+    async with mounted(tmp_path, 3) as cluster:
+        dead, one, other = cluster.mounts
+        kept = await dead.make(b"kept", b"committed")
+        await dead.files.sync()
+        await dead.make(b"lost", b"not committed")
+        dead.client.abandon()
+        await cluster.kill(record=False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.elect, 1)
+            while one.server.status is ServerStatus.DOWN or not one.server_fences():
+                await trio.sleep(0.01)
+            assert one.server_fences() == [dead.rid]
+            one.server.answer_fence(dead.rid, "fenced")
+        assert await one.lookup(b"lost") is None
+        assert await other.contents(kept) == b"committed"
+        await other.make(b"new", b"x")
+        assert sorted(await one.names()) == [b"kept", b"new"]
+        with pytest.raises(ScoutfsError):
+            await dead.make(b"more")
+        async with trio.open_nursery() as nursery:
+            for mount in (one, other):
+                nursery.start_soon(mount.files.leave, lambda text: None)
+        assert one.log.errors == other.log.errors == []
     assert cluster.problems() == []
