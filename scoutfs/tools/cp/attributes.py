@@ -11,6 +11,8 @@ from scoutfs.files.inode import Inode
 from scoutfs.tools.cp.report import Report
 
 _PRIVILEGES = stat.S_ISUID | stat.S_ISGID
+_USED = stat.S_IRUSR | stat.S_IWUSR
+"""What an owner must be allowed to look at attributes and to set them."""
 
 
 def apply(
@@ -29,12 +31,15 @@ def apply(
             report.add(source, "owner", error, value=f"{inode.uid}:{inode.gid}".encode())
             # Whoever owns it instead must not get what was given to another.
             mode &= ~_PRIVILEGES
+    if not inode.is_symlink and found.st_uid == os.geteuid() != 0 and ~found.st_mode & _USED:
+        os.chmod(target, stat.S_IMODE(found.st_mode) | _USED)
+    _apply_xattrs(files, inode, source, target, report)
     if not inode.is_symlink:
+        # Behind the attributes, for it may keep its owner, unless that is root, from setting them.
         try:
             _chmod(target, mode)
         except OSError as error:
             report.add(source, "mode", error)
-    _apply_xattrs(files, inode, source, target, report)
     if inode.retention:
         report.add(source, "retention", "the target has no such thing")
     if inode.proj:

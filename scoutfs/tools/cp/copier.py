@@ -137,7 +137,8 @@ class Copier:
         if directory is None:
             return
         try:
-            self._apply(visited, join(directory.base, b"."))
+            # With a slash at its end, the path leads to the directory even if its mode lets nobody search in it.
+            self._apply(visited, directory.base + b"/")
         finally:
             directory.close()
         self._advance(1, 0)

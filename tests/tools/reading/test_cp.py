@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import stat
@@ -15,6 +16,8 @@ import pytest
 
 from scoutfs.files.errors import DamagedItem
 from scoutfs.files.filesystem import Filesystem
+from scoutfs.tools.cp.copier import Copier, Settings
+from scoutfs.tools.cp.report import Report
 from tests.files.manifests import LARGE_FILE, OFFLINE, manifest
 from tests.tools.reading.conftest import Commands
 from tests.tools.reading.test_recorded_volumes import path_of
@@ -330,3 +333,34 @@ def test_sums_as_json(rich: Commands, target: Path) -> None:
     assert json.loads(done.out) == {"files": 2, "kept": 0, "ended": None, "problems": [problem]}
     done = rich.on_paths("cp", "--json", "files/sz4097", str(target))
     assert (done.status, json.loads(done.out)["kept"]) == (0, 1)
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o444, 0o500, 0o755])
+def test_attributes_of_what_its_owner_may_not_write(rich: Commands, target: Path, mode: int) -> None:
+    """Users who are not root copy attributes of such files and directories, too, and do so again."""
+    target.mkdir()
+    target.parent.chmod(0o755)
+    os.chown(target, 65534, 65534)
+    reports = []
+    with Filesystem.open(rich.data, rich.meta) as files:
+        names = [b"dirs/empty", b"files/sz7"]
+        found = [files.resolve(name) for name in names]
+        changed = [inode._replace(mode=stat.S_IFMT(inode.mode) | mode) for inode in found]
+        attributes = [(b"user.x", b"1"), (b"user.y", b"2")]
+        files.xattrs = lambda ino: iter(attributes)  # type: ignore[method-assign]
+        os.seteuid(65534)
+        try:
+            for _ in range(2):
+                report = Report(io.StringIO())
+                copier = Copier(files, Settings(with_owner=False), report, lambda count, size: None)
+                for name, inode in zip(names, changed):
+                    copier.copy(inode, name, bytes(target), name.rpartition(b"/")[2])
+                reports.append(report)
+        finally:
+            os.seteuid(0)
+    for name, inode in zip(names, changed):
+        path = target / os.fsdecode(name.rpartition(b"/")[2])
+        assert {os.fsencode(name): os.getxattr(path, name) for name in os.listxattr(path)} == dict(attributes)
+        assert (path.stat().st_mode, path.stat().st_mtime_ns) == (inode.mode, inode.mtime)
+    assert [(report.count, report.kept) for report in reports] == [(0, 0), (0, 1)]
