@@ -156,6 +156,7 @@ class _Mounting:
         member_options = MemberOptions(
             heartbeat_timeout_ms=numbers["quorum_heartbeat_timeout_ms"],
             tcp_keepalive_timeout_ms=numbers["tcp_keepalive_timeout_ms"],
+            log_merge_wait_timeout_ms=numbers["log_merge_wait_timeout_ms"],
             local_fencing=self._options.local_fencing,
         )
         config = self._volume.super.quorum_config

@@ -77,6 +77,7 @@ class MemberOptions:
 
     heartbeat_timeout_ms: int = 10_000
     tcp_keepalive_timeout_ms: int = 24_000
+    log_merge_wait_timeout_ms: int = 500
     local_fencing: bool = True
 
 
@@ -127,6 +128,7 @@ def server_thread(setup: ServerSetup) -> Server:
         counters=setup.counters,
         on_status=setup.on_status,
         keepalive_ms=setup.options.tcp_keepalive_timeout_ms,
+        merge_wait_ms=setup.options.log_merge_wait_timeout_ms,
     )
 
 

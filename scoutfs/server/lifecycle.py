@@ -35,6 +35,7 @@ from scoutfs.server.clients import Clients
 from scoutfs.server.committed_volume import CommittedVolume, Transactions
 from scoutfs.server.log_trees import all_log_trees
 from scoutfs.server.mounted_clients import RecordedMount, recorded_mounts
+from scoutfs.server.requests import MERGE_WAIT_DEFAULT_MS
 from scoutfs.server.service import Service
 from scoutfs.server.statfs import count_free
 from scoutfs.server.takeover import Blocks, Leadership, fence_previous_leaders, read_all_blocks
@@ -80,7 +81,8 @@ class ServerThread:
     """The server of one member: DOWN until `start`, and again after each end.
 
     `on_status` is called with each new status, in the server's thread; like `log` it must be safe there and not wait.
-    `fences_factory` is called in the server's loop for each start.  `keepalive_ms` may be changed at any time.
+    `fences_factory` is called in the server's loop for each start.  `keepalive_ms` and `merge_wait_ms`,
+    see `Requests`, may be changed at any time.
     """
 
     def __init__(
@@ -96,11 +98,12 @@ class ServerThread:
         counters: Counters,
         on_status: Callable[[ServerStatus], None],
         keepalive_ms: int = KEEPALIVE_DEFAULT_MS,
+        merge_wait_ms: int = MERGE_WAIT_DEFAULT_MS,
     ) -> None:
         self.volume, self.config, self.slot, self.rid, self.fmt_vers = volume, config, slot, rid, fmt_vers
         self.fences_factory = fences_factory
         self.log, self.counters = log, counters
-        self.keepalive_ms = keepalive_ms
+        self.keepalive_ms, self.merge_wait_ms = keepalive_ms, merge_wait_ms
         self._on_status = on_status
         self._status = ServerStatus.DOWN
         self._run: ServerRun | None = None
@@ -276,6 +279,7 @@ class ServerRun:
             server.log,
             server.counters,
             self._publish,
+            lambda: server.merge_wait_ms,
         )
 
     async def _step(self, what: str, step: Awaitable[_Result]) -> _Result:

@@ -40,7 +40,7 @@ class Requests:
     """The commands that read or change the volume.
 
     `clients` tells how many mounts are served, `sync` asks a mount to commit, `data_size` is the size of the data
-    device in bytes.  `merge_wait_ms` may be changed at any time.
+    device in bytes.  `merge_wait_ms` tells how long a mount waits for the others when a merge is to begin.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Requests:
         clients: Callable[[], int],
         sync: Callable[[int], None],
         data_size: int,
-        merge_wait_ms: int = MERGE_WAIT_DEFAULT_MS,
+        merge_wait_ms: Callable[[], int] = lambda: MERGE_WAIT_DEFAULT_MS,
     ) -> None:
-        self.merge_wait_ms = merge_wait_ms
+        self._merge_wait_ms = merge_wait_ms
         self.recovered = trio.Event()
         """No mount can have a lock that this server has not heard of: transactions get greater seqs than all had."""
         self._volume = volume
@@ -122,7 +122,7 @@ class Requests:
 
     async def _get_log_trees(self, rid: int, payload: None) -> bytes:
         await self.recovered.wait()
-        deadline = trio.current_time() + self.merge_wait_ms / 1000
+        deadline = trio.current_time() + self._merge_wait_ms() / 1000
         pause = _FIRST_WAIT
         while True:
             patient = trio.current_time() < deadline

@@ -89,7 +89,7 @@ class Service:
         log: Log,
         counters: Counters,
         changed: Callable[[], None],
-        merge_wait_ms: int = MERGE_WAIT_DEFAULT_MS,
+        merge_wait_ms: Callable[[], int] = lambda: MERGE_WAIT_DEFAULT_MS,
     ) -> None:
         self.clients = clients
         self._listener = listener
