@@ -136,3 +136,9 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(arguments)
     assert caught.value.code == 0
     assert "examples:" in capsys.readouterr().out
+
+
+def test_a_directory_is_for_watch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["quorum", str(tmp_path)]) == 1
+    text = "is a directory: `scoutfs quorum watch` takes one, this a metadata device"
+    assert capsys.readouterr() == ("", f"scoutfs: quorum: {tmp_path}: {text}\n")

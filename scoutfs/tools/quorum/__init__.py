@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
+from scoutfs.errors import ScoutfsError
 from scoutfs.storage.device import Device
 from scoutfs.tools.arguments import CommandParser
 from scoutfs.tools.quorum.report import report
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.add_argument("device", metavar="META-DEV", help="metadata device, the device of a volume on one, or a file")
     args = parser.parse_args(arguments)
+    if os.path.isdir(args.device):
+        raise ScoutfsError(f"{args.device}: is a directory: `scoutfs quorum watch` takes one, this a metadata device")
     with Device.open(args.device) as device:
         view = read_overview(device)
     if args.json:
