@@ -7,19 +7,24 @@ import stat
 
 import pytest
 
-from format.logs import LogTrees
+from format.block import Magic, Ref
+from format.hashes import bloom_bits
+from format.keys import Key
+from format.logs import BLOOM_BITS_OFFSET, LogTrees, bloom_has
 from format.srch import Entry
-from scoutfs.client.transaction import RESERVE
+from scoutfs.client.transaction import RESERVE, BloomedLocks
 from scoutfs.files.acl_writing import remove_attribute, set_attribute
 from scoutfs.files.caller import ROOT
 from scoutfs.files.deletion import delete_some
 from scoutfs.files.inode import read_inode
 from scoutfs.files.linking import unlink
 from scoutfs.files.search import search_xattrs
+from scoutfs.files.store import inode_request
 from scoutfs.files.truncate import finish_truncate, set_size
 from scoutfs.files.writing import write
 from scoutfs.files.xattr import find_xattr
 from scoutfs.metadata.allocator import DATA_FILL_TARGET
+from scoutfs.metadata.lock_ranges import lock_of
 from scoutfs.storage.device import DeviceError
 from tests.client.mounted_volume import ROOT_INO, Mount, Server
 from tests.files.test_whole_volumes import problems
@@ -55,6 +60,42 @@ def test_files_are_there_after_the_commit_and_not_before(mount: Mount) -> None:
     assert problems(mount.server.images) == []
     assert committed(mount).inode_count_delta == 1
     assert committed(mount).max_item_seq == committed(mount).commit_trans_seq
+
+
+def filter_of(mount: Mount) -> bytes:
+    trees = committed(mount)
+    ref = Ref(trees.bloom_ref.blkno, trees.bloom_ref.seq)
+    return mount.server.cluster._reader().read(ref, Magic.BLOOM, "bloom block")
+
+
+def bloomed(mount: Mount, start: bytes) -> bool:
+    return bloom_has(filter_of(mount), bloom_bits(Key.from_sort_bytes(start).build()))
+
+
+def test_the_filter_knows_the_locks_of_all_items_and_no_others(mount: Mount) -> None:
+    """Spec 04 §7.4: kernel mounts pass over log trees whose filter has not the bits of their lock."""
+    groups = range(1, 5)
+    for number in range(2):
+        inode = mount.make(b"file%d" % number)
+        if number:
+            mount.perform(set_attribute, inode.ino, b"scoutfs.totl.t.1.2.3", b"5", ROOT)
+        mount.server.next_ino += 1024
+        mount.commit()
+    written = {lock_of(Key.from_sort_bytes(key)).start for key in mount.server.items()}  # type: ignore[union-attr]
+    assert len(written) == 6
+    assert all(bloomed(mount, start.sort_bytes) for start in written)
+    assert [bloomed(mount, inode_request(group).start) for group in groups] == [True, True, False, False]
+    data = filter_of(mount)
+    bits = sum(byte.bit_count() for byte in data[BLOOM_BITS_OFFSET:])
+    assert bits == int.from_bytes(data[32:40], "little") == 3 * len(written)
+
+
+def test_the_filter_of_another_log_tree_has_no_bits() -> None:
+    bloomed = BloomedLocks()
+    assert bloomed.missing(1, [b"a", b"b"]) == [b"a", b"b"]
+    bloomed.add([b"a"])
+    assert bloomed.missing(1, [b"a", b"b"]) == [b"b"]
+    assert bloomed.missing(2, [b"a", b"b"]) == [b"a", b"b"]
 
 
 @pytest.mark.parametrize("seed", range(3))
