@@ -15,7 +15,7 @@ from scoutfs.simulation.faults import SCENARIOS
 from scoutfs.simulation.runs import Run, SimulationFailure, configure, run_seed
 
 FIRST_SEED = int(os.environ.get("SCOUTFS_SIMULATION_SEED", "1"))
-BUDGET = float(os.environ.get("SCOUTFS_SIMULATION_SECONDS", "100"))
+BUDGET = float(os.environ.get("SCOUTFS_SIMULATION_SECONDS", "120"))
 SECONDS = 300.0
 MEMBERS = (3, 2, 5, 3, 2, 5, 1, 4, 7)
 FAILURES_MAX = 3
