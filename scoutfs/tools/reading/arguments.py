@@ -72,7 +72,9 @@ def add_device(parser: argparse.ArgumentParser, *, paths: str | None = None) -> 
     add_metadata_device(parser)
     parser.add_argument("device", metavar="DEVICE", help="device or image file of the volume")
     if paths:
-        parser.add_argument("paths", metavar="PATH", nargs=paths, type=operand, help="path from the volume's root")
+        text = "path from the volume's root"
+        # Without a default, argparse would name what may be left out among what is missing.
+        parser.add_argument("paths", metavar="PATH", nargs=paths, default=[], type=operand, help=text)
 
 
 def add_path_option(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,10 @@ from datetime import datetime
 from types import MappingProxyType
 
 from scoutfs.errors import ScoutfsError
+from scoutfs.files.errors import FileError
 from scoutfs.files.filesystem import Filesystem
+from scoutfs.tools.reading.names import shown
+from scoutfs.tools.reading.problems import reason
 from scoutfs.tools.reading.walk import Visited
 
 Test = Callable[[Visited], bool]
@@ -175,7 +178,11 @@ class _Parser:
         return lambda visited: True
 
     def _newer(self, value: str) -> Test:
-        limit = self._files.resolve(os.fsencode(value)).mtime
+        path = os.fsencode(value)
+        try:
+            limit = self._files.resolve(path).mtime
+        except FileError as error:
+            raise ScoutfsError(f"-newer {shown(path)}: {reason(error)}", error.errno) from error
         return lambda visited: visited.inode.mtime > limit
 
     def _age(self, value: str, time: str, unit: int) -> Test:

@@ -82,11 +82,20 @@ def test_refusals_name_files_as_they_were_given(rich: Commands) -> None:
     for words, text in (
         (["get-fiemap", "/names"], "/names: this is a directory, not a regular file\n"),
         (["get-fiemap", "/nothing"], "/nothing: No such file or directory\n"),
+        (["find", "/", "-newer", "/nothing"], "scoutfs: find: -newer /nothing: No such file or directory\n"),
         (["stat", "-i", "-5"], "scoutfs: stat: -5: No such file or directory\n"),
     ):
         assert rich.on_paths(*words).err.startswith(text), words
     done = rich.query("search-xattrs", "user.x")
     assert done.err.startswith("attribute user.x: only names with the tag srch can be searched\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(["ls"], "DEVICE"), (["get-fiemap"], "DEVICE"), (["walk-inodes", "meta_seq"], "FIRST, LAST")],
+)
+def test_what_is_missing_is_named(rich: Commands, words: list[str], text: str) -> None:
+    assert rich.run(*words).err.startswith(f"scoutfs {words[0]}: the following arguments are required: {text}\n")
 
 
 @pytest.mark.parametrize(
