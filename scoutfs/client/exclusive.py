@@ -50,4 +50,8 @@ class Exclusive:
                     stack.enter_context(self.space.only_memory())
                 return function()
         except NotCached:
-            return await trio.to_thread.run_sync(function)
+            return await self.in_thread(function)
+
+    async def in_thread(self, function: Callable[..., _Result], *arguments: object) -> _Result:
+        """Return what a function returns that blocks; it ends even if the caller is cancelled."""
+        return await trio.to_thread.run_sync(function, *arguments)

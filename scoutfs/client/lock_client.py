@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import NamedTuple
 
+from format.keys import Key
 from format.payloads import LOCK_RECOVER_MAX, LockMode
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.store import LockRequest
@@ -69,6 +70,13 @@ class LockInfo(NamedTuple):
     mode: LockMode
     waiters: tuple[int, int, int]
     users: tuple[int, int, int]
+
+    def __str__(self) -> str:
+        """Return the line of the original's file `client_locks` (spec 05 §3.4)."""
+        start, end = Key.from_sort_bytes(self.start), Key.from_sort_bytes(self.end)
+        waiters, users = ("rd {} wr {} wo {}".format(*counts) for counts in (self.waiters, self.users))
+        place = f"start {start} end {end} refresh_gen {self.refresh_gen} mode {int(self.mode)}"
+        return f"{place} waiters: {waiters} users: {users}"
 
 
 class Deadlock(ScoutfsError):

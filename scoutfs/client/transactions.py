@@ -139,7 +139,7 @@ class Transactions:
     async def _commit_once(self, transaction: MountTransaction) -> None:
         self._now_doing(f"commit of transaction {transaction.seq} writes blocks")
         async with self._exclusive.alone():
-            payload = await trio.to_thread.run_sync(transaction.finish, self._cache)
+            payload = await self._exclusive.in_thread(transaction.finish, self._cache)
         self._now_doing(f"commit of transaction {transaction.seq} waits for the server")
         await self._server.ask(Command.COMMIT_LOG_TREES, payload)
 

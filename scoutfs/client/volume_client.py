@@ -446,7 +446,7 @@ class VolumeClient:
 
     async def offload(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Return what a function returns that blocks; it ends even if the caller is cancelled."""
-        return await trio.to_thread.run_sync(function, *arguments)
+        return await self._exclusive.in_thread(function, *arguments)
 
     async def _read_totals(self) -> None:
         roots = await trio.to_thread.run_sync(super_roots, self.volume)

@@ -56,6 +56,11 @@ class LockEntry(NamedTuple):
     rid: int
     id: int
 
+    def __str__(self) -> str:
+        """Return the line of the original's file `server_locks` (spec 05 §3.4)."""
+        mode = self.mode.name.lower()
+        return f"{Key.from_sort_bytes(self.key)} {mode} {self.state} rid {self.rid:016x} net_id {self.id}"
+
 
 class _Held(NamedTuple):
     mode: LockMode

@@ -327,6 +327,20 @@ def test_taking_without_asking_the_server() -> None:
     assert not mount.locks.try_take(Holder(), LOCK)
 
 
+def test_the_line_of_a_lock() -> None:
+    """Spec 05 §3.4."""
+    mount = Mount()
+    mount.take(READ)
+    mount.grant(NULL, READ)
+    mount.take(WRITE)
+    (lock,) = mount.locks.infos()
+    ones = 2**64 - 1
+    assert str(lock) == (
+        f"start 16.5120.0.0.0.0 end 16.6143.255.{ones}.{ones}.255 refresh_gen 1 mode 1 "
+        "waiters: rd 0 wr 1 wo 0 users: rd 1 wr 0 wo 0"
+    )
+
+
 def test_a_grant_that_was_not_asked_for_breaks_the_connection() -> None:
     with pytest.raises(SessionError):
         Mount().grant(NULL, READ)

@@ -211,6 +211,17 @@ def test_others_get_what_a_client_had_that_leaves() -> None:
     assert list(driver.server.entries()) == []
 
 
+def test_the_lines_of_locks() -> None:
+    """Spec 05 §3.4."""
+    driver = Driver()
+    driver.ask(A, WRITE_ONLY)
+    driver.ask(B, READ)
+    assert [str(entry) for entry in driver.server.entries()] == [
+        "16.5120.0.0.0.0 read requested rid 000000000000000b net_id 2",
+        "16.5120.0.0.0.0 write_only invalidated rid 000000000000000a net_id 1",
+    ]
+
+
 def test_what_no_correct_client_sends() -> None:
     driver = Driver((C,))
     driver.server.greeted(C)
