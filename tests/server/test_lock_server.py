@@ -275,7 +275,7 @@ def timed(stream: Stream) -> list[tuple[float, Message]]:
 
 @pytest.mark.parametrize(("port", "locks"), [(19700, 164), (19702, 13)])
 def test_we_say_what_a_kernel_server_said(port: int, locks: int) -> None:
-    """Every LOCK and LOCK_RECOVER message of a recorded cluster: the same for each mount and lock, in the same order."""
+    """Every LOCK and LOCK_RECOVER message of a recorded cluster: the same for each mount and lock, in this order."""
     capture = Capture("cluster3/lo", port)
     recovering = [rid for _, rid, up, m in capture.messages if not up and m.cmd == Command.LOCK_RECOVER]
     seqs = itertools.count(1)
