@@ -1,7 +1,7 @@
 """Which mounts a server has as clients, whom it lets in, and who may leave (spec 03 §3.3 to §3.6, spec 02 §8.3).  Pure.
 
-The volume records whom the previous server had.  Those who have not come back yet may be alive: the last members do not
-leave before they are back, or fenced.  Whether they can lead nobody knows, so others do not leave because of them.
+The volume records whom the previous server had.  Those who have not come back yet may be alive: for a while the last
+members do not leave before they are back.  Whether they can lead nobody knows, so others do not leave because of them.
 Once a client shows that there was another server, members whose quorum blocks say that they run, and any mounts that
 nothing is known of, are awaited for a while too before the last members may leave.
 """
@@ -233,7 +233,7 @@ class Clients:
                 others -= 1
             ready.append(farewell)
         asking = len(undecided)
-        awaited = bool(self.awaited(now) or self.recorded) or self._is_settling(now)
+        awaited = bool(self.awaited(now)) or self._may_come_back(now) or self._is_settling(now)
         for farewell in undecided:
             if members > self.votes_needed or (asking == members and others == 0 and not awaited):
                 ready.append(farewell)
@@ -260,7 +260,7 @@ class Clients:
         if awaited:
             slots = ", ".join(str(slot) for slot in sorted(awaited.values()))
             reasons.append(f"members of slots {slots} may be mounted and have not come back yet")
-        elif self.recorded:
+        elif self._may_come_back(now):
             reasons.append(f"{len(self.recorded)} mounts that the volume records have not come back yet")
         elif self._is_settling(now):
             reasons.append("mounts of the previous server may not have come back yet")
@@ -281,10 +281,14 @@ class Clients:
 
     def deadline(self, now: float) -> float | None:
         """When `leaving` or `awaited` may change though nothing else happened; None for never."""
-        if not self.took_over:
+        if not (self.took_over or self.recorded):
             return None
         times = (self.started + SETTLING_TIME, self.started + RECOVERY_TIME)
         return next((time for time in times if time > now), None)
+
+    def _may_come_back(self, now: float) -> bool:
+        """Whether mounts that the volume records are awaited; later they are taken for dead, and fenced."""
+        return bool(self.recorded) and not self.recovery_is_over(now)
 
     def _is_settling(self, now: float) -> bool:
         return self.took_over and now < self.started + SETTLING_TIME

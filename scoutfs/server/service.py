@@ -189,7 +189,9 @@ class Service:
             connection.wake()
         elif isinstance(received, Response):
             self._conversations.answered(self._rids[connection], received)
-            self._follow_recovery()
+            if received.command is Command.LOCK_RECOVER:
+                self._follow_recovery()
+                self._let_leave()
             self._wake_all()
 
     async def _greeted(self, connection: Connection, frame: Frame) -> None:
