@@ -7,7 +7,9 @@ no super block ever refers to half of one.
 
 from __future__ import annotations
 
+import errno
 import secrets
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
@@ -185,12 +187,23 @@ class CommittedVolume:
         return change.result  # type: ignore[return-value]
 
     async def run(self) -> None:
-        """Serve `change` until cancelled: a commit that has begun ends first.  Raises VolumeLost."""
+        """Serve `change` until cancelled: a commit that has begun ends first.
+
+        Raises VolumeLost, also for a mistake in the program: what has been changed then must not be committed.
+        """
         while True:
             await self._wanted.wait()
             self._wanted = trio.Event()
             waiting, self._waiting = self._waiting, []
             if waiting:
-                await self._run_in_thread(self._transactions.run, [change for change, _ in waiting])
+                try:
+                    await self._run_in_thread(self._transactions.run, [change for change, _ in waiting])
+                except Exception as error:
+                    if isinstance(error, ScoutfsError):
+                        raise
+                    frame = traceback.extract_tb(error.__traceback__)[-1]
+                    place = f"{frame.filename}:{frame.lineno} {frame.name}"
+                    text = f"internal error: {type(error).__name__}: {error}, in {place}"
+                    raise VolumeLost(text, errno.EIO) from error
             for _, done in waiting:
                 done.set()

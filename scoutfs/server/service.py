@@ -327,7 +327,8 @@ class Service:
         leaving = self.clients.leaving(trio.current_time(), self._conversations.locks.recovering)
         if leaving:
             self._leaving += leaving
-            self._idle = trio.Event()
+            if self._idle.is_set():
+                self._idle = trio.Event()
             self._farewells_due.set()
         self._wake_all()
         self._timers_due.set()

@@ -198,3 +198,35 @@ async def test_numbers_of_inodes_over_the_network(autojump_clock: MockClock) -> 
         # spec 03 §13, V4 and V5
         answer = await peer.call(Command.ALLOC_INODES, (10240).to_bytes(8, "little"))
         assert NetInodeAlloc.parse(answer.payload) == {"ino": 1024, "nr": 10240}
+
+
+async def test_a_server_stops_though_more_mounts_leave_meanwhile(autojump_clock: MockClock) -> None:
+    async with serving() as world:
+        one, two = [await world.mounted(rid, OTHER) for rid in (1, 2)]
+
+        async def slowly(function, *arguments):
+            await trio.sleep(1)
+            return function(*arguments)
+
+        world.volume._run_in_thread = slowly
+        await one.ask(Command.FAREWELL)
+        await trio.sleep(0.2)
+        world.stopped.set()
+        await trio.sleep(0.2)
+        await two.ask(Command.FAREWELL)
+        assert await one.answer() is not None
+        with trio.fail_after(10):
+            await world.ended.wait()
+
+
+async def test_a_mistake_in_a_change_ends_the_server_with_a_reason(autojump_clock: MockClock) -> None:
+    async with serving() as world:
+
+        def wrong(volume: object) -> None:
+            raise ZeroDivisionError("the test")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.volume.change, wrong)
+            await world.ended.wait()
+            nursery.cancel_scope.cancel()
+        assert "internal error: ZeroDivisionError: the test, in " in str(world.failure)
