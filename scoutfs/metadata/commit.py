@@ -19,60 +19,6 @@ from scoutfs.storage.volume import SUPER_OFFSET
 _FIELDS = ("inode_count", "next_ino", "volopt", "total_meta_blocks", "total_data_blocks")
 """Fields of the super block that a `ServerVolume` has as they are to be."""
 
-HOLDER_BUDGET = 500
-"""Blocks that a holder of the commit may take, and as many that it may free."""
-
-
-class Holds:
-    """Who changes the volume, who waits for a commit, and when it is due.
-
-    A handler holds the commit while it makes its changes, and waits for it when it lets go.  A commit begins when no
-    one holds it, and takes all with it that were changed until then.
-    """
-
-    def __init__(self) -> None:
-        self.holders = 0
-        self.waiting = 0
-        self.committing = False
-        self._room = 0
-
-    def try_hold(self, remaining_avail: int, remaining_freed: int) -> bool:
-        """Hold the commit if that is possible now, with so many blocks that can be taken and freed."""
-        if not self.may_hold(remaining_avail, remaining_freed):
-            return False
-        if not self.holders:
-            self._room = min(remaining_avail, remaining_freed)
-        self.holders += 1
-        return True
-
-    def may_hold(self, remaining_avail: int, remaining_freed: int) -> bool:
-        """Whether one more may hold the commit now.
-
-        What the holders together may use counts from when the first of them came: they have not used it yet.
-        """
-        if self.committing or self.waiting:
-            return False
-        room = self._room if self.holders else min(remaining_avail, remaining_freed)
-        return room >= (self.holders + 2) * HOLDER_BUDGET
-
-    def let_go(self, *, wait: bool) -> None:
-        """End a hold; `wait` for the commit, or not because nothing was changed or the change has failed."""
-        self.holders -= 1
-        self.waiting += wait
-
-    def is_due(self, *, wanted: bool = False) -> bool:
-        """Whether a commit must begin: someone waits for it, or is `wanted` to hold it and finds no room."""
-        return not (self.committing or self.holders) and (self.waiting > 0 or wanted)
-
-    def begin(self) -> None:
-        """A commit begins."""
-        self.committing = True
-
-    def end(self) -> None:
-        """The commit has ended, for better or worse: those that have waited know."""
-        self.committing = False
-        self.waiting = 0
-
 
 class SequenceNumbers:
     """The counter of sequence numbers of a server, for any of its threads."""

@@ -10,7 +10,6 @@ from format.alloc import read_list_block
 from format.block import LARGE_BLOCK_SIZE
 from format.extent import Extent
 from scoutfs.metadata.btree import Btree, Root, TreeItem
-from scoutfs.metadata.commit import Holds
 from scoutfs.metadata.writer import NoSpace
 from scoutfs.storage.device import DeviceError
 from tests.memory import Image
@@ -204,29 +203,3 @@ def test_a_commit_that_fails_goes_out_with_the_next(fails_at: int) -> None:
     c.commit()
     c.commit()
     assert damage(c.images) == []
-
-
-def test_who_may_hold_a_commit() -> None:
-    # Spec 04 §10: (holders + 2) * 500 blocks to take and to free, counted when the first holder came.
-    holds = Holds()
-    assert not holds.try_hold(999, 5000)
-    assert not holds.try_hold(5000, 999)
-    assert holds.is_due(wanted=True)
-    assert not holds.is_due()
-    assert holds.try_hold(2100, 2000)
-    assert holds.try_hold(0, 0)
-    assert holds.try_hold(0, 0)
-    assert not holds.try_hold(9000, 9000)
-    assert not holds.is_due(wanted=True)
-    holds.let_go(wait=True)
-    assert not holds.may_hold(9000, 9000)
-    assert not holds.is_due()
-    holds.let_go(wait=False)
-    holds.let_go(wait=False)
-    assert holds.is_due()
-    holds.begin()
-    assert not holds.is_due(wanted=True)
-    assert not holds.may_hold(9000, 9000)
-    holds.end()
-    assert not holds.is_due()
-    assert holds.try_hold(1000, 1000)
