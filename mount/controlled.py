@@ -29,14 +29,17 @@ class ControlFile:
             self._contents = self._node.read()
         return self._contents[offset : offset + size]
 
-    def write(self, data: bytes) -> int:
+    async def write(self, offset: int, data: bytes) -> int:
         """Take what one write(2) gave, wherever."""
         if self._node.write is None:
             raise pyfuse3.FUSEError(errno.EACCES)
         if len(data) > control.WRITE_MAX:
             raise pyfuse3.FUSEError(errno.EINVAL)
-        self._node.write(data)
+        self._node.write(bytes(data))
         return len(data)
+
+    def close(self) -> None:
+        """Do nothing: each reading is for itself."""
 
 
 class ControlDirectory:

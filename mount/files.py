@@ -19,6 +19,7 @@ from mount.attributes import attributes_listed, attributes_of, attributes_of_non
 from mount.open_file import AnswerBuffers, OpenFile
 from mount.preparation import RootDirectory, root_directory
 from mount.reading import VolumeReader
+from mount.refusing import RefusingChanges
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.directory import DirectoryEntry, list_directory
 from scoutfs.files.errors import DamagedItem, NoAttribute, NotFound
@@ -36,7 +37,7 @@ _ACL_NAMES = (ACCESS_NAME, DEFAULT_NAME)
 Report = Callable[[str, ScoutfsError], None]
 
 
-class FileHandlers:
+class FileHandlers(RefusingChanges):
     """Requests for the inodes of a volume.  They raise ScoutfsError or OSError.
 
     `root` is the root directory as it was before: where control files are looked for it is answered by what is known of
@@ -53,57 +54,59 @@ class FileHandlers:
         *,
         acl: bool,
     ) -> None:
+        super().__init__(log)
         self._reader, self._root, self._log, self._report, self._acl = reader, root, log, report, acl
         self._buffers = AnswerBuffers()
         self._versions: dict[int, tuple[int, int, int]] = {}
 
-    async def lookup(self, parent: int, name: bytes, pid: int) -> pyfuse3.EntryAttributes:
+    async def lookup(self, parent: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         try:
-            inode = await self._reader.ask(pid, self._reader.files.lookup, parent, name)
+            inode = await self._reader.ask(ctx.pid, self._reader.files.lookup, parent, name)
         except NotFound:
             return attributes_of_none(self._reader.timeout)
         return self._entry(inode)
 
-    def forget(self, ino: int) -> None:
+    def forget(self, ino: int, count: int) -> None:
         """The kernel has nothing of the inode any more, no cached data either."""
         self._versions.pop(ino, None)
 
-    async def getattr(self, ino: int, pid: int) -> pyfuse3.EntryAttributes:
+    async def getattr(self, ino: int, ctx: Any) -> pyfuse3.EntryAttributes:
         if ino == ROOT_INO:
-            return self._entry((await self._last_known_root(pid)).inode)
-        return self._entry(await self._inode(ino, pid))
+            return self._entry((await self._last_known_root(ctx.pid)).inode)
+        return self._entry(await self._inode(ino, ctx.pid))
 
-    async def readlink(self, ino: int, pid: int) -> bytes:
-        return await self._reader.ask(pid, self._reader.files.readlink, ino)
+    async def readlink(self, ino: int, ctx: Any) -> bytes:
+        return await self._reader.ask(ctx.pid, self._reader.files.readlink, ino)
 
-    async def getxattr(self, ino: int, name: bytes, pid: int) -> bytes:
+    async def getxattr(self, ino: int, name: bytes, ctx: Any) -> bytes:
         if not name.startswith(_XATTR_PREFIXES) and not (self._acl and name in _ACL_NAMES):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         if ino == ROOT_INO and name == ACCESS_NAME:
-            acl = (await self._last_known_root(pid)).acl
+            acl = (await self._last_known_root(ctx.pid)).acl
             if acl is None:
                 raise NoAttribute("the root directory has no access control list")
             return acl
-        return await self._reader.ask(pid, self._reader.files.getxattr, ino, name)
+        return await self._reader.ask(ctx.pid, self._reader.files.getxattr, ino, name)
 
-    async def listxattr(self, ino: int, pid: int) -> list[bytes]:
-        return await self._reader.ask(pid, self._reader.files.listxattr, ino)
+    async def listxattr(self, ino: int, ctx: Any) -> list[bytes]:
+        return await self._reader.ask(ctx.pid, self._reader.files.listxattr, ino)
 
-    async def open(self, ino: int, pid: int) -> tuple[OpenFile, pyfuse3.FileInfo]:
+    async def open(self, ino: int, flags: int, ctx: Any) -> tuple[OpenFile, pyfuse3.FileInfo]:
         """Open for reading; the handle of the information is left open."""
-        inode = await self._inode(ino, pid)
+        self.refuse_writing(flags)
+        inode = await self._inode(ino, ctx.pid)
         if not inode.is_regular:
             raise OSError(errno.EISDIR if inode.is_directory else errno.ENXIO, "no regular file")
         # a read of whole pages would wait for parts in the archive that nobody asked for (spec 06 §11.2)
         direct_io = inode.offline_blocks > 0
-        file = OpenFile(self._reader, self._buffers, inode, pid, self._log)
+        file = OpenFile(self._reader, self._buffers, inode, ctx.pid, self._log)
         return file, pyfuse3.FileInfo(direct_io=direct_io, keep_cache=not direct_io and self._is_unchanged(inode))
 
-    async def opendir(self, ino: int, pid: int) -> OpenDirectory:
-        inode = await self._inode(ino, pid)
+    async def opendir(self, ino: int, ctx: Any) -> OpenDirectory:
+        inode = await self._inode(ino, ctx.pid)
         if not inode.is_directory:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        return OpenDirectory(self._reader, ino, pid, self._report)
+        return OpenDirectory(self._reader, ino, ctx.pid, self._report)
 
     async def _last_known_root(self, pid: int) -> RootDirectory:
         try:
@@ -152,20 +155,20 @@ class OpenDirectory:
     """An open directory; cookies are positions (spec 06 §3.3), so that entries neither repeat nor get lost."""
 
     def __init__(self, reader: VolumeReader, ino: int, pid: int, report: Report) -> None:
-        self._reader, self._ino, self._pid, self._report = reader, ino, pid, report
+        self._reader, self._ino, self.pid, self._report = reader, ino, pid, report
         self._chunk = _Chunk(0, [], 0)
         self._generation = -1
 
     async def readdir(self, start: int, token: Any) -> None:
         """Hand out the entries from position `start` on, as far as they fit; the kernel remembers their inodes."""
-        generation = await self._reader.fresh(self._pid)
+        generation = await self._reader.fresh(self.pid)
         if start == 0 or generation != self._generation:
             self._chunk, self._generation = _Chunk(0, [], 0), generation
         timeout = self._reader.timeout
         while True:
             if not self._chunk.start <= start < self._chunk.end:
                 count = MOST_LISTED if start else FIRST_LISTED
-                self._chunk = await self._reader.ask(self._pid, self._read, start, count)
+                self._chunk = await self._reader.ask(self.pid, self._read, start, count)
             for entry, inode in self._chunk.from_position(start):
                 if inode is None or inode.ino >= control.FIRST_INO:
                     attributes = attributes_listed(entry)

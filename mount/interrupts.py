@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import TypeVar
 
 import trio
@@ -62,18 +63,33 @@ async def interruptible(
     raise errors[0]
 
 
-def has_pending_signal(pid: int) -> bool:
-    """Whether the thread `pid` has a signal waiting that it neither blocks nor ignores.
+class PendingSignal(Enum):
+    """What a thread has waiting for it: no signal to act on, one that it has a handler for, one that ends it."""
 
-    False for a thread that cannot be seen: who waits for a request exists, so it is of another pid namespace then.
+    NONE = "none"
+    CAUGHT = "caught"
+    FATAL = "fatal"
+
+
+def has_pending_signal(pid: int) -> bool:
+    """Whether the thread `pid` has a signal waiting that it neither blocks nor ignores."""
+    return pending_signal(pid) is not PendingSignal.NONE
+
+
+def pending_signal(pid: int) -> PendingSignal:
+    """Return what the thread `pid` has waiting of signals that it neither blocks nor ignores.
+
+    Nothing for a thread that cannot be seen: who waits for a request exists, so it is of another pid namespace then.
     """
     if pid <= 0:
-        return False
+        return PendingSignal.NONE
     try:
         with open(f"/proc/{pid}/status", "rb") as status:
             fields = dict(line.split(b":", 1) for line in status if line.startswith((b"Sig", b"Shd")))
         masks = {name: int(value, 16) for name, value in fields.items() if name != b"SigQ"}
-        waiting = masks[b"SigPnd"] | masks[b"ShdPnd"]
-        return bool(waiting & ~masks[b"SigBlk"] & ~masks[b"SigIgn"] & ~_NO_INTERRUPTS)
+        waiting = (masks[b"SigPnd"] | masks[b"ShdPnd"]) & ~masks[b"SigBlk"] & ~masks[b"SigIgn"] & ~_NO_INTERRUPTS
     except (OSError, KeyError, ValueError):
-        return False
+        return PendingSignal.NONE
+    if not waiting:
+        return PendingSignal.NONE
+    return PendingSignal.FATAL if waiting & ~masks[b"SigCgt"] else PendingSignal.CAUGHT

@@ -20,7 +20,7 @@ from scoutfs.storage.device import AlignedBuffers
 LARGEST_KEPT, MOST_KEPT = 1 << 20, 16
 """Size of the largest buffers that are kept for the next answers, and how many of each size."""
 
-_ZEROS = memoryview(bytes(LARGEST_KEPT))
+ZEROS = memoryview(bytes(LARGEST_KEPT))
 
 
 class AnswerBuffers:
@@ -59,7 +59,7 @@ class OpenFile:
         pid: int,
         log: Callable[[int, str], None],
     ) -> None:
-        self._reader, self._buffers, self._inode, self._pid, self._log = reader, buffers, inode, pid, log
+        self._reader, self._buffers, self._inode, self.pid, self._log = reader, buffers, inode, pid, log
         self._generation = reader.generation
         self._map: ExtentMap | None = None
 
@@ -72,7 +72,7 @@ class OpenFile:
         the thread that opened the file is interrupted.  Where nobody can do that it raises OfflineError.
         """
         while True:
-            generation = await self._reader.fresh(self._pid)
+            generation = await self._reader.fresh(self.pid)
             if generation != self._generation:
                 await self._reload(generation)
             stop = min(offset + size, self._inode.size)
@@ -81,7 +81,7 @@ class OpenFile:
             first, last = offset // BLOCK_SIZE, (stop - 1) // BLOCK_SIZE
             known = self._map
             if known is None or not known.covers(first, last):
-                self._map = known = await self._reader.ask(self._pid, self._read_map, first, last)
+                self._map = known = await self._reader.ask(self.pid, self._read_map, first, last)
             try:
                 pieces = known.pieces(first, last)
             except OfflineError as error:
@@ -89,14 +89,21 @@ class OpenFile:
                 continue
             return await self._read_pieces(pieces, offset - first * BLOCK_SIZE, stop - offset)
 
+    async def write(self, offset: int, data: bytes) -> int:
+        """Refuse: it is open for reading."""
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def close(self) -> None:
+        """Do nothing: nobody keeps account of open files."""
+
     def _read_map(self, first: int, last: int) -> ExtentMap:
         files = self._reader.files
         blocks = files.volume.data.size // BLOCK_SIZE
         return files.forest.run(lambda items: read_map(items, self._inode.ino, blocks, first, last))
 
     async def _read_pieces(self, pieces: list[Piece], skipped: int, size: int) -> Buffer:
-        if len(pieces) == 1 and not pieces[0].blkno and size <= len(_ZEROS):
-            return _ZEROS[:size]
+        if len(pieces) == 1 and not pieces[0].blkno and size <= len(ZEROS):
+            return ZEROS[:size]
         length = sum(piece.length for piece in pieces) * BLOCK_SIZE
         buffer = self._buffers.take(length)
         contents = memoryview(buffer)[:length]
@@ -110,7 +117,7 @@ class OpenFile:
 
     async def _reload(self, generation: int) -> None:
         try:
-            self._inode = await self._reader.ask(self._pid, self._reader.files.inode, self._inode.ino)
+            self._inode = await self._reader.ask(self.pid, self._reader.files.inode, self._inode.ino)
         except NotFound as error:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
         self._generation, self._map = generation, None
@@ -119,4 +126,4 @@ class OpenFile:
         if self._reader.unchanging:
             raise error
         self._log(logging.WARNING, f"{error}; a reader waits until another mount does")
-        await self._reader.wait_for_change(self._pid, generation)
+        await self._reader.wait_for_change(self.pid, generation)

@@ -129,8 +129,10 @@ class RunningMount:
             acl=view.options.given.acl,
             owner=(os.geteuid(), os.getegid()),
             connection_lost=self._connection_lost,
+            waiting_for=lambda: view.waiting_text().strip(),
         )
         view.errors_text = self.operations.requests.errors_text
+        view.requests_text = lambda: self.operations.in_progress.text(trio.current_time())
 
     async def run(self, ready: Callable[[], None], wait: float | None) -> Outcome:
         """Serve until the mount ends and has left.
@@ -144,6 +146,7 @@ class RunningMount:
             if self._member is not None:
                 await nursery.start(self._member.run, self._log)
             await nursery.start(self._client.run)
+            nursery.start_soon(self.operations.in_progress.watch)
             nursery.start_soon(self._serve_kernel)
             nursery.start_soon(self._enlarge_readahead)
             if self._listening is not None:

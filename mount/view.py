@@ -54,6 +54,7 @@ class MountView:
     log: MountLog
     control_path: str
     errors_text: Callable[[], str] = str
+    requests_text: Callable[[], str] = str
     leaving: bool = False
 
     @property

@@ -61,5 +61,8 @@ class FakeMount:
     def errors_text(self):
         return ""
 
+    def requests_text(self):
+        return ""
+
     def control_text(self):
         return "/run/scoutfs/x.socket\n"

@@ -18,7 +18,7 @@ from scoutfs.quorum.status import Exchange, QuorumStatus, Role
 from tests.mount.fakes import FakeMember, FakeMount
 
 RECORDED = Path(__file__).parents[1] / "data" / "kernel" / "sysfs"
-OURS = {"connection", "control", "errors", "log", "options", "pids", "waiting"}
+OURS = {"connection", "control", "errors", "log", "options", "pids", "requests", "waiting"}
 
 
 def recorded(name: str) -> dict[str, tuple[str, bytes | None]]:

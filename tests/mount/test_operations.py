@@ -252,12 +252,19 @@ async def test_statfs_ends_when_the_connection_is_lost(autojump_clock):
     lost = []
     _, operations = make(trio.sleep_forever, connection_lost=lambda: bool(lost))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(refused, errno.EINTR, operations.statfs(CALLER))
+        nursery.start_soon(operations.in_progress.watch)
+        asked = trio.Event()
+
+        async def ask() -> None:
+            await refused(errno.EINTR, operations.statfs(CALLER))
+            asked.set()
+
+        nursery.start_soon(ask)
         await trio.sleep(60)
         lost.append(True)
         with trio.fail_after(1):
-            while nursery.child_tasks:
-                await trio.sleep(0.05)
+            await asked.wait()
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_error_of_the_server_is_passed_on():
