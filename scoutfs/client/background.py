@@ -26,7 +26,7 @@ ORPHAN_SCAN_DEFAULT_MS = 10_000
 
 
 class Background:
-    """Works for a mount in the background until cancelled; no error ends it.
+    """Works for a mount in the background until it is stopped; no error ends it.
 
     `orphan_scan_delay_ms` may be changed at any time, for the next time.
     """
@@ -38,9 +38,26 @@ class Background:
         """Looks at the inodes without names."""
         self._files, self._log = files, log
         self._said: set[str] = set()
+        self._scope = trio.CancelScope()
+        self._ended: trio.Event | None = None
+        files.worker = self
+
+    async def stop(self) -> None:
+        """End, and return when nothing is being done any more."""
+        self._scope.cancel()
+        if self._ended is not None:
+            await self._ended.wait()
 
     async def run(self) -> None:
         """Work."""
+        self._ended = trio.Event()
+        try:
+            with self._scope:
+                await self._run()
+        finally:
+            self._ended.set()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._repeat, "merging", self._merge, lambda: MERGE_INTERVAL)
             nursery.start_soon(self._repeat, "compacting search files", self._compact, lambda: COMPACTION_INTERVAL)

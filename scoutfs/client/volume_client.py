@@ -51,6 +51,9 @@ WRITE_PATIENCE = 15.0
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
+GUESSES_MAX = 64
+"""Kinds of operations whose locks are remembered."""
+
 CACHE_BYTES = 128 << 20
 """Memory for blocks of metadata."""
 
@@ -60,6 +63,13 @@ class KernelSide(Protocol):
 
     async def give_up(self, lock: LosingLock) -> None:
         """Have the kernel forget what it knows of the inodes under a lock that is lost, dirty pages written."""
+
+
+class Worker(Protocol):
+    """Works in the background of a mount."""
+
+    async def stop(self) -> None:
+        """End, and return when nothing is being done any more."""
 
 
 class _NoKernel:
@@ -151,10 +161,13 @@ class VolumeClient:
         self._kernel: KernelSide = _NoKernel()
         self._waits: dict[Holder, trio.Event] = {}
         self._allocating = trio.Lock()
+        self._guesses: dict[Callable[..., Any] | None, tuple[LockRequest, ...]] = {}
         self._background: trio.Nursery | None = None
         self._dropped: set[int] = set()
         self._dropped_some = trio.Event()
         self._leaving = False
+        self.worker: Worker | None = None
+        """What works in the background, and has to end before the mount leaves."""
         client.conversation = self
 
     # -- what is known without asking ------------------------------------------------------------------------------
@@ -217,15 +230,25 @@ class VolumeClient:
 
         It is run again for locks, for items that have to be read, and for commits that make space.
         """
-        return await self.perform_under(Holder(), None, lambda change: operation(change, *a, **k))
+        return await self.perform_under(Holder(), None, lambda change: operation(change, *a, **k), operation)
 
     async def perform_under(
-        self, holder: Holder, losing: LosingLock | None, operation: Callable[[Change], Result]
+        self,
+        holder: Holder,
+        losing: LosingLock | None,
+        operation: Callable[[Change], Result],
+        kind: Callable[..., Any] | None = None,
     ) -> Result:
-        """Run an operation under the locks that `holder` has, which stay, and others that it asks for."""
+        """Run an operation under the locks that `holder` has, which stay, and others that it asks for.
+
+        It begins with those that the last operation of this `kind` has asked for, as far as they can be had at once.
+        """
         kept, wanted = len(holder.held), tuple[LockRequest, ...]()
         locks = _Locks(holder, losing)
         try:
+            for request in self._guesses.get(kind, ()):
+                if not self.locks.try_take(holder, request):
+                    break
             while True:
                 missing = [request for request in wanted if not locks.holds(request)]
                 if missing and len(holder.held) > kept and not _in_order(holder.held[-1], missing[0]):
@@ -237,6 +260,10 @@ class VolumeClient:
                     return await self._attempt(locks, operation)
                 except LocksNeeded as needed:
                     wanted = needed.locks
+                    if kind is not None:
+                        if len(self._guesses) >= GUESSES_MAX:
+                            self._guesses.clear()
+                        self._guesses[kind] = wanted
         finally:
             self._release_to(holder, kept)
 
@@ -291,6 +318,8 @@ class VolumeClient:
         while True:
             await self.transactions.wait_open()
             await self._wait_trusted()
+            if self._leaving:
+                raise ScoutfsError("the volume is being unmounted", errno.ESHUTDOWN)
             try:
                 async with self._exclusive.alone():
                     transaction = self.transactions.current
@@ -353,9 +382,11 @@ class VolumeClient:
             task_status.started()
 
     async def leave(self, hold_back: Callable[[str], None]) -> None:
-        """Commit what is left and say farewell; nothing may be done any more.  See `Client.farewell`."""
-        await self.transactions.commit()
+        """Commit what is left and say farewell; see `Client.farewell`.  Nothing can be changed any more."""
+        if self.worker is not None:
+            await self.worker.stop()
         self._leaving = True
+        await self.transactions.commit()
         await self.client.farewell(hold_back)
 
     # -- locks -----------------------------------------------------------------------------------------------------
@@ -406,11 +437,10 @@ class VolumeClient:
     async def _lower(self, lower: Lower) -> None:
         """Do what is due before a lock is given up."""
         try:
-            if not self._leaving:
-                if lower.start[0] == Zone.FS:
-                    await self._kernel.give_up(LosingLock(self, lower))
-                while self._cache.is_dirty(lower.start):
-                    await self.transactions.commit()
+            if lower.start[0] == Zone.FS and not self._leaving:
+                await self._kernel.give_up(LosingLock(self, lower))
+            while self._cache.is_dirty(lower.start):
+                await self.transactions.commit()
             if not may_read(lower.new_mode):
                 if lower.start == QUOTA_LOCK.start:
                     self._quotas.forget()
