@@ -65,11 +65,20 @@ def commit_compaction(volume: ServerVolume, rid: int, result: Any) -> None:
 
 
 def cancel(volume: ServerVolume, rid: int) -> None:
-    """Take back all compactions of a mount that is gone, with the blocks that they were given."""
+    """Take back all compactions of a mount that is gone.
+
+    One that has come to something waits for another mount: nothing else knows what it has written, or has to delete.
+    Of the others only the blocks that they were given are left.
+    """
     for item in _items(volume, SrchType.BUSY):
-        if Key.from_sort_bytes(item.key).second == rid:
-            volume.srch_root.delete(item.key)
-            take_back_lists(volume, parsed(SrchCompact, item, volume))
+        if Key.from_sort_bytes(item.key).second != rid:
+            continue
+        volume.srch_root.delete(item.key)
+        work = parsed(SrchCompact, item, volume)
+        if work.out.ref.blkno or work.flags & SrchCompactFlag.DELETE:
+            _wait(volume, work)
+        else:
+            take_back_lists(volume, work)
 
 
 def _replace_inputs(volume: ServerVolume, stored: Any, result: Any) -> None:

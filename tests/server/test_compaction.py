@@ -137,8 +137,34 @@ async def test_a_compaction_that_fails_or_is_not_answered(autojump_clock: MockCl
         work = await two.ask(Command.SRCH_GET_COMPACT, b"")
         assert SrchCompact.parse(work).flags == SrchCompactFlag.DELETE
         await server.requests.reclaim(2)
-        # Its inputs are lost with it, as with the original; nothing that is in use is.
-        assert [text for text in server.damage() if "not in" not in text and "owned" not in text] == []
+        assert server.damage() == [], "nothing but this work knows the blocks of its inputs"
+        assert await one.compact() == 1
+        assert server.damage() == []
+        assert server.search_files(SrchType.BLOCKS) == [sorted(set().union(*batches))]
+
+
+async def test_a_mount_dies_while_it_merges_a_large_file_in_parts(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Server(images()).running() as server:
+        one, two = [await server.mounted(rid) for rid in (1, 2)]
+        await one.begin()
+        batches = [entries(seed, 4000) for seed in range(16)]
+        for start in range(0, 16, 4):
+            await logs(one, *batches[start : start + 4])
+            for _ in ("merge", "delete"):
+                work = await one.ask(Command.SRCH_GET_COMPACT, b"")
+                await one.ask(Command.SRCH_COMMIT_COMPACT, one.compacted(work))
+        monkeypatch.setattr(compaction_work, "DIRTY_MAX", 1 << 16)
+        work = await two.ask(Command.SRCH_GET_COMPACT, b"")
+        assert SrchCompact.parse(work).flags == SrchCompactFlag.SORTED
+        await two.ask(Command.SRCH_COMMIT_COMPACT, two.compacted(work))
+        work = SrchCompact.parse(await two.ask(Command.SRCH_GET_COMPACT, b""))
+        assert work.out.ref.blkno, "it goes on with what it has written"
+        await server.requests.reclaim(2)
+        assert server.damage() == []
+        assert await one.compact() > 1
+        assert server.damage() == []
         assert server.search_files(SrchType.BLOCKS) == [sorted(set().union(*batches))]
 
 
