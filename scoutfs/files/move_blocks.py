@@ -22,7 +22,7 @@ from scoutfs.files.errors import (
 from scoutfs.files.extents_writing import extent_at, insert_extent, set_extent
 from scoutfs.files.inode import BLOCK_SIZE, Inode
 from scoutfs.files.items import NUMBER_MAX
-from scoutfs.files.writing import changed_contents
+from scoutfs.files.writing import changed_contents, clear_behind_end
 
 EXTENTS_MAX = 16
 """Extents that one transaction moves at most."""
@@ -62,6 +62,8 @@ def move_blocks(change: Change, move: Move) -> int:
     if move.from_offset >= source.size:
         return move.length
     _check_files(source, target, move)
+    for inode in (source, target):
+        clear_behind_end(change, inode)
     source, target, done = _move(change, source, target, move)
     change.set(changed_contents(change, source))
     if move.stage:

@@ -9,7 +9,7 @@ from scoutfs.files.change import Change
 from scoutfs.files.errors import FileTooLarge, Refused
 from scoutfs.files.extents_writing import check_online, extent_at, remove_extents
 from scoutfs.files.inode import BLOCK_SIZE, Inode
-from scoutfs.files.writing import SIZE_MAX, changed_contents, check_changeable, read_block
+from scoutfs.files.writing import SIZE_MAX, changed_contents, check_changeable, clear_behind_end, read_block
 
 EXTENTS_MAX = 8
 """Extents that one transaction removes at most."""
@@ -31,6 +31,8 @@ def set_size(change: Change, ino: int, size: int, caller: Caller) -> Inode:
         raise FileTooLarge(f"inode {ino} cannot have {size} bytes")
     if size != inode.size:
         check_online(change, inode, size)
+    if size > inode.size:
+        clear_behind_end(change, inode)
     _clear_behind(change, inode, size)
     data_version = inode.data_version + (size != inode.size)
     flags = inode.flags | (InodeFlag.TRUNCATE if size <= inode.size else 0)

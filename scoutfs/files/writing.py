@@ -70,6 +70,8 @@ def write(
     check_quota(change, QuotaOp.DATA, Attributes(inode.proj, inode.uid, inode.gid))
     check_online(change, inode, inode.size)
     change.need_space()
+    if offset // BLOCK_SIZE > inode.size // BLOCK_SIZE:
+        clear_behind_end(change, inode)
     inode, count = write_blocks(change, inode, offset, data, options)
     inode = inode._replace(size=max(inode.size, offset + count), mode=mode_after_writing(inode, caller))
     return Written(offset, count, change.set(changed_contents(change, inode)))
@@ -113,6 +115,7 @@ def preallocate(change: Change, ino: int, offset: int, length: int, *, keep_size
         allocated += 1
     size = min(block * BLOCK_SIZE, end)
     if not keep_size and size > inode.size:
+        clear_behind_end(change, inode)
         inode = inode._replace(size=size, data_version=inode.data_version + 1, version=inode.version + 1)
     change.set(inode)
     return max(block * BLOCK_SIZE, offset)
@@ -165,6 +168,20 @@ def write_blocks(change: Change, inode: Inode, offset: int, data: Buffer, option
         if block > last:
             break
     return inode, min(block * BLOCK_SIZE, end) - offset
+
+
+def clear_behind_end(change: Change, inode: Inode) -> None:
+    """Write zeros behind the end of a file that grows: a write of which only its data is left may have been there.
+
+    Raises DeviceError, and as reading does.
+    """
+    block, kept = divmod(inode.size, BLOCK_SIZE)
+    extent = extent_at(change, inode.ino, block) if kept else None
+    if extent is not None and extent.start <= block and extent.written:
+        blkno = extent.blkno + block - extent.start
+        contents = change.space.read(blkno, 1)
+        if any(contents[kept:]):
+            change.write(blkno, contents[:kept] + bytes(BLOCK_SIZE - kept))
 
 
 def read_block(change: Change, inode: Inode, extent: DataExtent, block: int) -> bytearray:

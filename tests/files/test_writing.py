@@ -21,6 +21,7 @@ from scoutfs.files.deletion import delete_some
 from scoutfs.files.errors import FileError, NoSpace, OfflineError, TruncatePending
 from scoutfs.files.extents_writing import insert_extent, set_extent
 from scoutfs.files.linking import unlink
+from scoutfs.files.move_blocks import Move, move_blocks
 from scoutfs.files.truncate import finish_truncate, set_size
 from scoutfs.files.writing import RUNS_MAX, SIZE_MAX, preallocate, write
 from scoutfs.metadata.extents import InvalidExtent
@@ -198,6 +199,34 @@ def test_garbage_behind_the_end_is_not_kept() -> None:
     world.space.pages[extent.blkno] = b"x" * 100 + b"garbage".ljust(BLOCK - 100, b"!")
     world.perform(write, ino, 200, b"y", ROOT)
     assert world.contents(ino) == b"x" * 100 + bytes(100) + b"y"
+
+
+@pytest.mark.parametrize("kind", ["size", "size in the block", "write", "preallocate", "move to", "move from"])
+def test_garbage_behind_the_end_does_not_come_up_when_the_file_grows(kind: str) -> None:
+    world = World()
+    ino, other = world.make(b"f"), world.make(b"g")
+    world.perform(write, ino, 0, b"x" * 100, ROOT)
+    (extent,) = world.extents(ino)
+    world.space.pages[extent.blkno] = b"x" * 100 + b"garbage".ljust(BLOCK - 100, b"!")
+    match kind:
+        case "size":
+            world.perform(set_size, ino, 3 * BLOCK, ROOT)
+        case "size in the block":
+            world.perform(set_size, ino, 200, ROOT)
+        case "write":
+            world.perform(write, ino, 2 * BLOCK, bytes(BLOCK), ROOT)
+        case "preallocate":
+            world.perform(preallocate, ino, BLOCK, BLOCK)
+        case "move to":
+            world.perform(write, other, 0, bytes(BLOCK), ROOT)
+            world.perform(move_blocks, Move(other, 0, BLOCK, ino, BLOCK))
+        case "move from":
+            world.perform(set_size, other, 2 * BLOCK, ROOT)
+            world.perform(move_blocks, Move(ino, 0, 100, other, 0))
+            ino = other
+    contents = world.contents(ino)
+    assert len(contents) > 100
+    assert contents == (b"x" * 100).ljust(len(contents), b"\0")
 
 
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.integers(1, 9000), st.integers(1, 255)), max_size=8), st.data())
