@@ -124,6 +124,12 @@ class KernelCache:
             found.lookups -= count
             self._drop_if_unused(ino, found)
 
+    def forget_all(self) -> None:
+        """Note that the kernel has ended the connection: it says nothing of what it knew."""
+        for ino, found in list(self._inodes.items()):
+            found.lookups = found.opens = 0
+            self._drop_if_unused(ino, found)
+
     def lost_a_name(self, ino: int) -> None:
         """Note that an inode may have lost its last name."""
         found = self._inodes.get(ino)

@@ -28,6 +28,8 @@ from mount.options import MountOptions, option_string
 from mount.preparation import MountRequest, Prepared, prepare
 from mount.running import ENDING_SIGNALS, Attached, Client, Outcome, RunningMount
 from mount.view import MountView
+from mount.writing import Writing
+from scoutfs.client.client import Client as ClusterClient
 from scoutfs.counters import Counters
 from scoutfs.errors import ScoutfsError
 from scoutfs.paths import mount_name
@@ -171,18 +173,29 @@ class _Mounting:
 
     async def _serve_until_left(self, attached: Attached, member: MemberHandle | None) -> Outcome:
         counters = Counters()
-        client = self._client(counters)
+        writing: Writing | None = None
 
         def changed(name: str, value: int) -> None:
             self._log(logging.INFO, f"{name} is {value} now")
             if member is not None:
                 member.set_option(name, value)
+            if writing is not None:
+                writing.option_changed(name)
+
+        options = RunningOptions(self._options, self._log, changed)
+        client: Client
+        if self._options.norecovery:
+            client = Standalone(self._volume)
+        else:
+            client = connected = self._client(counters)
+            if not self._options.read_only:
+                writing = Writing(self._volume, connected, attached.fuse, options, self._log)
 
         listening = self._publish()
         view = MountView(
             volume=self._volume,
             rid=self._rid,
-            options=RunningOptions(self._options, self._log, changed),
+            options=options,
             connection=client,
             member=member,
             own_counters=counters,
@@ -195,6 +208,7 @@ class _Mounting:
             view,
             client,
             member,
+            writing=writing,
             listening=listening,
             on_detached=self._forget,
         )
@@ -211,12 +225,8 @@ class _Mounting:
         else:
             self._readiness.ready()
 
-    def _client(self, counters: Counters) -> Client:
-        if self._options.norecovery:
-            return Standalone(self._volume)
-        from scoutfs.client.client import Client as RealClient
-
-        return RealClient(
+    def _client(self, counters: Counters) -> ClusterClient:
+        return ClusterClient(
             self._volume,
             self._rid,
             member=self._options.is_member,

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 import pyfuse3
@@ -29,6 +30,7 @@ from mount.preparation import RootDirectory
 from mount.reading import RootsSource
 from mount.view import Connection, MemberProcess, MountView
 from mount.watchers import Watchers
+from mount.writing import Writing
 
 MAX_TASKS = 10_000
 """Requests in progress at most: those that wait for a server must not keep others, `.scoutfs` above all, from it."""
@@ -95,7 +97,7 @@ class Outcome:
 class RunningMount:
     """A mount from the moment at which its directory is attached.
 
-    `root` is the root directory as it was before.  `listening` is the socket for
+    `root` is the root directory as it was before.  Without `writing` it only reads.  `listening` is the socket for
     umount.  `on_detached` is called as soon as the directory is free for other mounts.
     """
 
@@ -107,11 +109,12 @@ class RunningMount:
         client: Client,
         member: Member | None,
         *,
+        writing: Writing | None = None,
         listening: socket.socket | None,
         on_detached: Callable[[], None],
     ) -> None:
         self._attached, self._view, self._client, self._member = attached, view, client, member
-        self._listening, self._on_detached = listening, on_detached
+        self._writing, self._listening, self._on_detached = writing, listening, on_detached
         self._log = view.log
         self._watchers = Watchers(view.pids, lambda: self._end_as(Departure.FORCED))
         self._departure: Departure | None = None
@@ -119,6 +122,7 @@ class RunningMount:
         self._aborted = False
         self._fuse_poll = select.poll()
         self._fuse_poll.register(attached.fuse, 0)
+        acl = view.options.given.acl
         self.operations = Operations(
             view.volume,
             root,
@@ -126,10 +130,11 @@ class RunningMount:
             ControlTree(control_directory(view)),
             client.statfs,
             self._log,
-            acl=view.options.given.acl,
+            acl=acl,
             owner=(os.geteuid(), os.getegid()),
             connection_lost=self._connection_lost,
-            waiting_for=lambda: view.waiting_text().strip(),
+            waiting_for=lambda: view.waiting_text().strip() if writing is None else writing.waiting_for,
+            files=None if writing is None else partial(writing.files, root, acl=acl),
         )
         view.errors_text = self.operations.requests.errors_text
         view.requests_text = lambda: self.operations.in_progress.text(trio.current_time())
@@ -145,6 +150,8 @@ class RunningMount:
             await nursery.start(self._take_signals)
             if self._member is not None:
                 await nursery.start(self._member.run, self._log)
+            if self._writing is not None:
+                await nursery.start(self._writing.run)
             await nursery.start(self._client.run)
             nursery.start_soon(self.operations.in_progress.watch)
             nursery.start_soon(self._serve_kernel)
@@ -245,7 +252,8 @@ class RunningMount:
         if not self._session_over.is_set():
             await self._detach()
         self._on_detached()
-        await self._client.farewell(self._held_back)
+        leave = self._client.farewell if self._writing is None else self._writing.leave
+        await leave(self._held_back)
         left = True
         if self._member is not None:
             await self._member.leave()

@@ -1,4 +1,4 @@
-"""`python -m tests.mount.memory_mount DIRECTORY`: a filesystem in memory, mounted until it is unmounted.
+"""`python -m tests.mount.memory_mount DIRECTORY BLOCKS`: a filesystem in memory, mounted until it is unmounted.
 
 Commands come on standard input, one JSON list a line, and are answered by a line each; they are what other mounts do.
 At the end the whole volume is checked by the rules of the checker of volumes, and "clean" is the last line.
@@ -22,11 +22,13 @@ from mount.operations import Operations
 from mount.options import parse_options
 from mount.preparation import RootDirectory
 from mount.writable_files import WritableFiles
+from scoutfs.files.archive import release, stage
 from scoutfs.files.attributes import NewAttributes, set_attributes
 from scoutfs.files.caller import ROOT
 from scoutfs.files.create import create
 from scoutfs.files.linking import unlink
 from scoutfs.files.writing import write
+from tests.files.world import Space, World
 from tests.mount.fakes import FakeMount
 from tests.mount.memory_client import MemoryClient
 
@@ -38,7 +40,9 @@ def main() -> None:
 
 
 async def serve(fuse: int) -> None:
-    client = MemoryClient()
+    world = World()
+    world.space = Space(int(sys.argv[2]))
+    client = MemoryClient(world)
     view = FakeMount()
     cache = KernelCache(client, Notifications(fuse))
     root = client.world.inode(1)
@@ -99,6 +103,12 @@ async def do(client: MemoryClient, name: str, *arguments: Any) -> Any:
         world.perform(set_attributes, arguments[0], NewAttributes(mode=arguments[1]), ROOT)
     elif name == "unlink":
         world.perform(unlink, arguments[0], arguments[1].encode())
+    elif name == "archive":
+        ino, length = arguments
+        world.perform(release, ino, 0, length, world.inode(ino).data_version)
+        world.commit()
+    elif name == "stage":
+        world.perform(stage, arguments[0], 0, arguments[1].encode(), world.inode(arguments[0]).data_version)
     elif name == "create":
         return world.perform(create, arguments[0], arguments[1].encode(), world.new_ino(), 0o100644, ROOT).ino
     elif name == "read":

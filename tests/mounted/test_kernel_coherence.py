@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -191,3 +192,42 @@ def test_fsync_commits(mount: MemoryMount):
     os.fsync(fd)
     os.close(fd)
     assert mount.tell("commits") == before + 1
+
+
+def test_a_full_volume_says_so_and_can_be_emptied(tmp_path: Path):
+    with memory_mount(tmp_path / "mnt", 1000) as mount:
+        path, written = mount.directory / "file", 0
+        with open(path, "wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while written < 1 << 30:
+                    written += file.write(os.urandom(300_000))
+            with pytest.raises(OSError, match="No space"):
+                file.write(bytes(8192))
+        assert 3_500_000 < path.stat().st_size == written < 4_096_000
+        with open(path, "r+b") as file:
+            file.write(b"in place")
+        path.unlink()
+        wait_until(lambda: os.statvfs(mount.directory).f_bfree > 900, "the space")
+        path.write_bytes(b"x" * 3_000_000)
+
+
+def test_contents_in_the_archive_are_waited_for(mount: MemoryMount):
+    path, ino = make(mount, "file", "a" * 4096 + "b" * 5000)
+    assert path.read_text().count("a") == 4096
+    other_mount(mount, ino, "archive", ino, 12288)
+    assert path.stat().st_blocks == 24
+    reader = subprocess.Popen(["cat", path], stdout=subprocess.PIPE)
+    writer = subprocess.Popen(["dd", f"of={path}", "conv=notrunc", "status=none"], stdin=subprocess.PIPE)
+    killed = subprocess.Popen(["cat", path])
+    writer.stdin.write(b"written")
+    writer.stdin.close()
+    waiting = {reader.pid, writer.pid, killed.pid}
+    wait_until(lambda: all(f"thread {pid}" in mount.control("requests") for pid in waiting), "all of them to wait")
+    # meanwhile the file is there
+    assert path.stat().st_size == 9096
+    killed.terminate()
+    assert killed.wait(10) == -signal.SIGTERM
+    other_mount(mount, ino, "stage", ino, "a" * 4096 + "b" * 5000)
+    assert writer.wait(10) == 0
+    assert len(reader.communicate(timeout=10)[0]) == 9096
+    assert path.read_text() == "written" + "a" * 4089 + "b" * 5000
