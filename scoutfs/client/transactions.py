@@ -51,6 +51,7 @@ class Transactions:
         self._volume, self._writer, self._cache = volume, writer, cache
         self._exclusive, self._server, self._log = exclusive, server, log
         self._bloomed = BloomedLocks()
+        self._scope = trio.CancelScope()
         self._committing = False
         self._opened = trio.Event()
         self._wanted = trio.Event()
@@ -94,14 +95,24 @@ class Transactions:
         await done.wait()
         self._check()
 
+    async def end(self) -> None:
+        """Commit for the last time; an empty transaction is open then and stays so.  Raises as `commit` does.
+
+        Nothing is sent to the server after that: it takes back what the mount had as soon as that has left.
+        """
+        await self.commit()
+        await self.wait_open()
+        self._scope.cancel()
+
     async def run(self) -> None:
-        """Open the first transaction, and commit and open others until cancelled or abandoned."""
+        """Open the first transaction, and commit and open others until cancelled, ended or abandoned."""
         try:
-            await self._open()
-            while True:
-                with trio.move_on_after(COMMIT_INTERVAL):
-                    await self._wanted.wait()
-                await self._commit()
+            with self._scope:
+                await self._open()
+                while True:
+                    with trio.move_on_after(COMMIT_INTERVAL):
+                        await self._wanted.wait()
+                    await self._commit()
         except ScoutfsError as error:
             self.fail(error)
 

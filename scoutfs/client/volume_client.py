@@ -23,25 +23,26 @@ from format.payloads import LockMode, NetCount, NetInodeAlloc, OpenInoMapArgs, p
 from scoutfs.client import lock_client
 from scoutfs.client.client import Client
 from scoutfs.client.exclusive import Exclusive
+from scoutfs.client.held_locks import HeldLock, KernelSide, LosingLock, NoKernel, OperationLocks
 from scoutfs.client.item_cache import ItemCache, RootsNeeded
 from scoutfs.client.lock_client import Holder, LockClient, Lower
 from scoutfs.client.mount_quotas import MountQuotas, TotalsNeeded
 from scoutfs.client.open_inodes import OpenInodes
+from scoutfs.client.renewed_roots import RenewedRoots
 from scoutfs.client.transactions import Log, Server, Transactions
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.change import Change, Surroundings
-from scoutfs.files.extent_map import Piece, read_pieces
 from scoutfs.files.ino_pools import BATCH, InoPools
 from scoutfs.files.inode import BLOCK_SIZE
 from scoutfs.files.links import parent
 from scoutfs.files.rename import Kinship, Names, find_kinship, rename
 from scoutfs.files.store import QUOTA_LOCK, RENAME_LOCK, CommitNeeded, LockRequest, LocksNeeded, inode_request
-from scoutfs.metadata.blocks import BlockReader, DamagedBlock, StaleBlockError
+from scoutfs.metadata.blocks import BlockReader, StaleBlockError
 from scoutfs.metadata.forest import super_roots
 from scoutfs.metadata.lock_ranges import LOCK_GROUP
-from scoutfs.metadata.snapshot import Roots, Snapshot
+from scoutfs.metadata.snapshot import Snapshot
 from scoutfs.metadata.writer import BlockWriter
-from scoutfs.network.locks import LockMessage, build_recovered, may_read, serves
+from scoutfs.network.locks import LockMessage, build_recovered, may_read
 from scoutfs.network.session import Request, Response, SessionError
 from scoutfs.storage.volume import Volume
 
@@ -51,6 +52,9 @@ WRITE_PATIENCE = 15.0
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
+EXPLAIN_INTERVAL = 2.0
+"""Seconds between two looks at what keeps a mount from leaving."""
+
 GUESSES_MAX = 64
 """Kinds of operations whose locks are remembered."""
 
@@ -58,83 +62,11 @@ CACHE_BYTES = 128 << 20
 """Memory for blocks of metadata."""
 
 
-class KernelSide(Protocol):
-    """What is told of locks before others may change what they cover."""
-
-    async def give_up(self, lock: LosingLock) -> None:
-        """Have the kernel forget what it knows of the inodes under a lock that is lost, dirty pages written."""
-
-
 class Worker(Protocol):
     """Works in the background of a mount."""
 
     async def stop(self) -> None:
         """End, and return when nothing is being done any more."""
-
-
-class _NoKernel:
-    async def give_up(self, lock: LosingLock) -> None:
-        """There is nobody who knows anything."""
-
-
-class HeldLock:
-    """Items under a lock that is held."""
-
-    def __init__(self, client: VolumeClient, start: bytes) -> None:
-        self._client, self._start = client, start
-
-    async def ask(self, question: Callable[..., Result], *arguments: Any) -> Result:
-        """Return what `question` makes of items under the lock; it may be called more than once.
-
-        Its first argument are the items.  Raises what it raises.
-        """
-        return await self._client.read((self._start,), lambda items: question(items, *arguments))
-
-    async def read_blocks(self, pieces: Sequence[Piece], buffer: memoryview) -> None:
-        """Fill `buffer`, which must have their size, with neighbouring pieces of a file, as they were written last."""
-        await trio.to_thread.run_sync(read_pieces, self._client.volume.data, pieces, buffer)
-
-
-class LosingLock:
-    """A lock whose mode has fallen here, while the server does not know of that: until it does the old one counts.
-
-    `start` and `end` are the sort forms of the keys that it covers.
-    """
-
-    def __init__(self, client: VolumeClient, lower: Lower) -> None:
-        self._client = client
-        self.start, self.end, self.old_mode, self.new_mode = lower
-
-    def serves(self, request: LockRequest) -> bool:
-        """Whether it is the lock that is asked for, and was held in a mode that serves."""
-        return request.start == self.start and serves(self.old_mode, request.mode)
-
-    @asynccontextmanager
-    async def held(self, mode: LockMode) -> AsyncIterator[HeldLock]:
-        """Hold it all the same: for requests that have to end before it can be given up.  `old_mode` must serve."""
-        if not serves(self.old_mode, mode):
-            raise ScoutfsError(f"a lock that was held for {self.old_mode.name} is asked for {mode.name}", errno.EINVAL)
-        yield HeldLock(self._client, self.start)
-
-    async def perform(self, operation: Callable[Concatenate[Change, P], Result], *a: P.args, **k: P.kwargs) -> Result:
-        """Run an operation on items under it, as `VolumeClient.perform` does; what it changes is committed in time."""
-        return await self._client.perform_under(Holder(), self, lambda change: operation(change, *a, **k))
-
-
-class _Locks:
-    """The locks that an operation runs under: those of its task, and perhaps one that is being lost."""
-
-    def __init__(self, holder: Holder, losing: LosingLock | None) -> None:
-        self._holder, self._losing = holder, losing
-
-    @property
-    def starts(self) -> list[bytes]:
-        """The names of the locks."""
-        starts = [request.start for request in self._holder.held]
-        return starts if self._losing is None else [*starts, self._losing.start]
-
-    def holds(self, request: LockRequest) -> bool:
-        return self._holder.holds(request) or (self._losing is not None and self._losing.serves(request))
 
 
 class VolumeClient:
@@ -155,10 +87,11 @@ class VolumeClient:
         self._reader = reader
         self._cache = ItemCache(reader, self.locks.write_seq)
         self._exclusive = Exclusive(reader)
+        self._roots = RenewedRoots(self._cache, self.locks, self._exclusive, client.roots)
         server = Server(client.ask, client.wait_usable, lambda: client.abandoned)
         self.transactions = Transactions(volume, writer, self._cache, self._exclusive, server, log)
         self._quotas = MountQuotas(time.monotonic)
-        self._kernel: KernelSide = _NoKernel()
+        self._kernel: KernelSide = NoKernel()
         self._waits: dict[Holder, trio.Event] = {}
         self._allocating = trio.Lock()
         self._guesses: dict[Callable[..., Any] | None, tuple[LockRequest, ...]] = {}
@@ -215,15 +148,14 @@ class VolumeClient:
 
     async def read(self, starts: Sequence[bytes], question: Callable[[ItemCache], Result]) -> Result:
         """Return what `question` makes of the items under locks that are held; it may be called more than once."""
-        stale: Roots | None = None
         while True:
             self._check_alive()
             try:
                 async with self._exclusive.alone():
-                    self._check_roots(starts)
+                    self._roots.check(starts)
                     return await self._exclusive.run(lambda: question(self._cache))
             except (RootsNeeded, StaleBlockError) as error:
-                stale = await self._renew_roots(error, stale)
+                await self._roots.renew(error)
 
     async def perform(self, operation: Callable[Concatenate[Change, P], Result], *a: P.args, **k: P.kwargs) -> Result:
         """Run an operation of `scoutfs.files` in a transaction, under the locks that it asks for.
@@ -244,7 +176,7 @@ class VolumeClient:
         It begins with those that the last operation of this `kind` has asked for, as far as they can be had at once.
         """
         kept, wanted = len(holder.held), tuple[LockRequest, ...]()
-        locks = _Locks(holder, losing)
+        locks = OperationLocks(holder, losing)
         try:
             for request in self._guesses.get(kind, ()):
                 if not self.locks.try_take(holder, request):
@@ -309,12 +241,11 @@ class VolumeClient:
         """Have everything that was done before on the devices, for good."""
         await self.transactions.commit()
 
-    async def _attempt(self, locks: _Locks, operation: Callable[[Change], Result]) -> Result:
+    async def _attempt(self, locks: OperationLocks, operation: Callable[[Change], Result]) -> Result:
         """Run an operation until it succeeds or needs other locks.
 
         Its locks are kept while it waits: were they given away each time, others could keep it from ever ending.
         """
-        stale: Roots | None = None
         while True:
             await self.transactions.wait_open()
             await self._wait_trusted()
@@ -326,7 +257,7 @@ class VolumeClient:
                     if not self.transactions.is_open or transaction is None:
                         continue
                     if not transaction.is_full(self._cache):
-                        self._check_roots(locks.starts)
+                        self._roots.check(locks.starts)
                         parts = (self._cache, locks, transaction, transaction.space, self._quotas, self.fmt_vers)
                         return await self._exclusive.run(partial(_once, Surroundings(*parts), operation))
                 await self.transactions.commit()
@@ -335,7 +266,7 @@ class VolumeClient:
             except TotalsNeeded:
                 await self._read_totals()
             except (RootsNeeded, StaleBlockError) as error:
-                stale = await self._renew_roots(error, stale)
+                await self._roots.renew(error)
 
     async def _wait_trusted(self) -> None:
         """Wait for a server if there has been none for so long that others may soon use what this mount writes to."""
@@ -386,8 +317,21 @@ class VolumeClient:
         if self.worker is not None:
             await self.worker.stop()
         self._leaving = True
-        await self.transactions.commit()
+        if self.client.server is not None or self.transactions.current is not None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._explain, hold_back)
+                await self.transactions.end()
+                nursery.cancel_scope.cancel()
         await self.client.farewell(hold_back)
+
+    async def _explain(self, hold_back: Callable[[str], None]) -> None:
+        said = ""
+        while True:
+            await trio.sleep(EXPLAIN_INTERVAL)
+            text = self.client.waiting_for or "what was changed last is being written"
+            if text != said:
+                said = text
+                hold_back(text)
 
     # -- locks -----------------------------------------------------------------------------------------------------
 
@@ -452,27 +396,7 @@ class VolumeClient:
             return
         self._act(self.locks.lowered(lower.start))
 
-    # -- roots -----------------------------------------------------------------------------------------------------
-
-    def _check_roots(self, starts: Sequence[bytes]) -> None:
-        """Raise RootsNeeded unless roots were fetched since all of the locks were granted."""
-        known = self._cache.known_gen
-        if self._cache.roots is None or any(self.locks.granted_gen(start) > known for start in starts):
-            raise RootsNeeded
-
-    async def _renew_roots(self, error: ScoutfsError, stale: Roots | None) -> Roots | None:
-        """Fetch roots; return those that were stale, if it is for that.  Raises DamagedBlock if they are twice."""
-        failed = self._cache.roots if isinstance(error, StaleBlockError) else None
-        gen, barrier = self.locks.last_gen, self._cache.barrier
-        roots = await self.client.roots()
-        if failed is not None and failed == stale == roots:
-            raise DamagedBlock(str(error)) from error
-        async with self._exclusive.alone():
-            if gen >= self._cache.known_gen:
-                if failed is not None and failed == self._cache.roots:
-                    self._cache.outdated()
-                self._cache.install(roots, gen, barrier)
-        return failed
+    # -- helpers ---------------------------------------------------------------------------------------------------
 
     async def offload(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Return what a function returns that blocks; it ends even if the caller is cancelled."""

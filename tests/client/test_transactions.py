@@ -164,6 +164,19 @@ async def test_a_commit_whose_answer_was_lost_is_done_once(autojump_clock: MockC
         assert world.mount.server.cluster.log_trees(1).inode_count_delta == 1
 
 
+async def test_nothing_is_sent_after_the_end(autojump_clock: MockClock) -> None:
+    async with running() as world:
+        ino = await world.make(b"file")
+        world.transactions.want_commit()
+        await world.transactions.end()
+        assert world.is_committed(ino)
+        assert [command for _, command in world.asked[-2:]] == [Command.COMMIT_LOG_TREES, Command.GET_LOG_TREES]
+        count = len(world.asked)
+        world.transactions.want_commit()
+        await trio.sleep(5 * COMMIT_INTERVAL)
+        assert len(world.asked) == count
+
+
 async def test_a_mount_that_is_abandoned_can_change_nothing(autojump_clock: MockClock) -> None:
     async with running() as world:
         ino = await world.make(b"file")
