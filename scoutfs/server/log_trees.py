@@ -109,6 +109,8 @@ def commit_transaction(volume: ServerVolume, rid: int, committed: Any) -> None:
         raise Refused(f"mount {rid:016x} commits a log tree that was taken from it", errno.EIO)
     if trees.commit_trans_seq == committed.get_trans_seq:
         return
+    # A mount may have given up the lock whose number an item has before it was asked which locks it holds.
+    volume.seqs.raise_to(committed.max_item_seq)
     committed.flags, committed.finalize_seq = trees.flags, trees.finalize_seq
     if committed.srch_file.blocks >= LOG_BLOCK_LIMIT:
         hand_over_srch_log(volume, committed)

@@ -67,6 +67,18 @@ async def test_inode_numbers_are_given_once(autojump_clock: MockClock) -> None:
         assert await server.mount(1).inodes(5) == range(11265, 11270)
 
 
+async def test_numbers_go_on_behind_those_of_items_that_only_the_mount_knew(autojump_clock: MockClock) -> None:
+    """A lock of the previous server, given up before this one could ask for it (spec 05 §2.9)."""
+    async with Server(images()).running() as server:
+        mount = await server.mounted(1)
+        await mount.begin()
+        mount.write((5,))
+        mount.trees.max_item_seq = 7000
+        await mount.commit()
+        await mount.begin()
+        assert mount.trees.get_trans_seq > 7000
+
+
 async def test_an_open_transaction_is_given_once_more_unchanged(autojump_clock: MockClock) -> None:
     async with Server(images()).running() as server:
         mount = await server.mounted(1)
