@@ -21,6 +21,8 @@ from scoutfs.metadata.blocks import StaleBlockError
 
 MERGE_INTERVAL = 5.0
 COMPACTION_INTERVAL = 10.0
+LAST_DELETIONS = 5.0
+"""Seconds that deleting inodes may keep a mount from leaving."""
 ORPHAN_SCAN_DEFAULT_MS = 10_000
 """Milliseconds between two looks at the inodes without names, give or take a fifth."""
 
@@ -43,7 +45,14 @@ class Background:
         files.worker = self
 
     async def stop(self) -> None:
-        """End, and return when nothing is being done any more."""
+        """End, and return when nothing is being done any more.
+
+        What was dropped last is deleted, if that does not take long: else it waits for another mount.
+        """
+        with trio.move_on_after(LAST_DELETIONS):
+            while self._files.client.connected and (dropped := self._files.take_dropped()):
+                for ino in dropped:
+                    await self._delete(ino)
         self._scope.cancel()
         if self._ended is not None:
             await self._ended.wait()
@@ -124,6 +133,12 @@ class Background:
         for ino in await self._files.dropped():
             await self.deletions.delete(ino)
         return True
+
+    async def _delete(self, ino: int) -> None:
+        try:
+            await self.deletions.delete(ino)
+        except ScoutfsError as error:
+            self._failed(f"deleting an inode failed: {error}")
 
     def _scan_delay(self) -> float:
         return random.uniform(0.8, 1.2) * self.orphan_scan_delay_ms / 1000

@@ -296,6 +296,10 @@ class VolumeClient:
         while not self._dropped:
             self._dropped_some = trio.Event()
             await self._dropped_some.wait()
+        return self.take_dropped()
+
+    def take_dropped(self) -> set[int]:
+        """Return and forget the numbers of inodes without names that were dropped."""
         found, self._dropped = self._dropped, set()
         return found
 

@@ -118,6 +118,24 @@ async def test_a_file_is_deleted_by_the_mount_that_used_it_last(tmp_path: Path) 
     assert cluster.problems() == []
 
 
+async def test_what_was_dropped_last_is_deleted_before_a_mount_leaves(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as cluster:
+        one, other = cluster.mounts
+        inos = [await one.make(b"file%d" % number) for number in range(3)]
+        for number, ino in enumerate(inos):
+            one.files.keep_inode(ino)
+            await one.remove(b"file%d" % number)
+        for ino in inos:
+            one.files.drop_inode(ino, unlinked=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.files.leave, lambda text: None)
+            for ino in inos:
+                await until_gone(other, ino)
+            nursery.start_soon(other.files.leave, lambda text: None)
+        assert cluster.errors() == []
+    assert cluster.problems() == []
+
+
 async def test_what_a_dead_mount_had_open_is_found_after_a_merge(tmp_path: Path) -> None:
     async with mounted(tmp_path, 3) as cluster:
         one, other, third = cluster.mounts
