@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.indexes import Total, read_totals
 from scoutfs.files.quota import Rule
+from scoutfs.metadata.blocks import StaleBlockError
 from scoutfs.metadata.snapshot import Snapshot
 
 TOTALS_AGE = 5.0
@@ -43,10 +44,14 @@ class MountQuotas:
         self._rules = None
 
     def total(self, name: tuple[int, int, int]) -> Total | None:
-        """Return a total as it is committed, None if there is none.  Raises TotalsNeeded, StaleBlockError."""
+        """Return a total as it is committed, None if there is none.  Raises TotalsNeeded, and what reading raises."""
         if self._snapshot is None or self._now() - self._read_at > TOTALS_AGE:
             raise TotalsNeeded
-        found = next(read_totals(self._snapshot, name), None)
+        try:
+            found = next(read_totals(self._snapshot, name), None)
+        except StaleBlockError:
+            self._snapshot = None
+            raise TotalsNeeded from None
         return found if found is not None and found.name == name else None
 
     def install(self, snapshot: Snapshot | None) -> None:
