@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
 
 import trio
@@ -53,23 +54,13 @@ class InProgress:
         self._log, self._connection_lost, self._waiting_for, self._pending = log, connection_lost, waiting_for, pending
         # In the order in which they began.
         self._requests: dict[int, _Request] = {}
-        self._next = 0
 
-    @contextmanager
-    def request(self, name: str, arguments: tuple[Any, ...], pid: int) -> Iterator[None]:
-        """Do something for a request, which `arguments` describe, of the thread `pid`.
+    def request(self, name: str, arguments: tuple[Any, ...], pid: int) -> AbstractContextManager[None]:
+        """Do something for a request, which `arguments` describe, of the thread `pid`, in a `with`.
 
         Raises OSError (EINTR) if that was cancelled because the thread does not want to wait any longer.
         """
-        number, self._next = self._next, self._next + 1
-        with trio.CancelScope() as scope:
-            self._requests[number] = _Request(name, arguments, pid, scope)
-            try:
-                yield
-            finally:
-                del self._requests[number]
-        if scope.cancelled_caught:
-            raise OSError(errno.EINTR, os.strerror(errno.EINTR))
+        return _Request(self._requests, name, arguments, pid)
 
     def text(self, now: float) -> str:
         """A line for each request that has waited for some time: how long, for what, which request, which thread."""
@@ -115,12 +106,29 @@ def shown(name: str, arguments: tuple[Any, ...]) -> str:
 
 
 class _Request:
-    __slots__ = ("arguments", "name", "next_look", "pid", "scope", "since", "told")
+    """One request; a class since a generator would take twice the time, for each request."""
 
-    def __init__(self, name: str, arguments: tuple[Any, ...], pid: int, scope: trio.CancelScope) -> None:
-        self.name, self.arguments, self.pid, self.scope = name, arguments, pid, scope
+    __slots__ = ("_requests", "arguments", "name", "next_look", "pid", "scope", "since", "told")
+
+    def __init__(self, requests: dict[int, _Request], name: str, arguments: tuple[Any, ...], pid: int) -> None:
+        self._requests = requests
+        self.name, self.arguments, self.pid = name, arguments, pid
+        self.scope = trio.CancelScope()
         self.since = trio.current_time()
         self.next_look, self.told = 0.0, False
+
+    def __enter__(self) -> None:
+        self.scope.__enter__()
+        self._requests[id(self)] = self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        del self._requests[id(self)]
+        suppressed = self.scope.__exit__(kind, error, trace)
+        if self.scope.cancelled_caught:
+            raise OSError(errno.EINTR, os.strerror(errno.EINTR))
+        return suppressed
 
     @property
     def text(self) -> str:

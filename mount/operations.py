@@ -68,18 +68,23 @@ class Requests:
         return "".join(f"{name} {count}\n" for name, count in lines)
 
 
+_NEVER_WAITING = frozenset({"access", "flush", "forget", "release", "releasedir"})
+
+
 def _guard(name: str, handler: Handler) -> Handler:
     """Make a handler that raises nothing but FUSEError: any other exception would end the whole mount.
 
     As long as it has not ended it is among the requests in progress.
     """
     parameters = list(inspect.signature(handler).parameters)
-    has_caller, has_handle = parameters[-1] == "ctx", parameters[1] == "fh"
+    has_caller, waits = parameters[-1] == "ctx", name not in _NEVER_WAITING
 
     @functools.wraps(handler)
     async def guarded(self: Operations, *arguments: Any) -> Any:
-        pid = arguments[-1].pid if has_caller else self._opener(arguments[0]) if has_handle else 0
         try:
+            if not waits:
+                return await handler(self, *arguments)
+            pid = arguments[-1].pid if has_caller else self._opener(arguments[0])
             with self.in_progress.request(name, arguments, pid):
                 return await handler(self, *arguments)
         except pyfuse3.FUSEError:
