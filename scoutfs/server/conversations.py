@@ -31,6 +31,7 @@ class Conversations:
         self._maps = OpenInoMaps()
         self._session = session
         self._requests: dict[tuple[int, Command, int], tuple[ServerSession, Request]] = {}
+        self._invalidations: dict[tuple[int, int], LockMessage] = {}
 
     def greeted(self, rid: int) -> None:
         """A mount has greeted this server for the first time."""
@@ -56,7 +57,7 @@ class Conversations:
         if response.error:
             raise SessionError(f"{response.command.name} was answered with {response.error.name}")
         if response.command is Command.LOCK:
-            self._send_locks(self.locks.invalidated(rid, LockMessage.parse(response.payload)))
+            self._given_up(rid, response.id, LockMessage.parse(response.payload))
         elif response.command is Command.LOCK_RECOVER:
             self._send_locks(self.locks.recovered(rid, parse_recovered(response.payload)))
         else:
@@ -72,13 +73,32 @@ class Conversations:
         self._send_maps(self._maps.leave(rid))
         for key in [key for key in self._requests if key[0] == rid]:
             del self._requests[key]
+        for asked in [asked for asked in self._invalidations if asked[0] == rid]:
+            del self._invalidations[asked]
+
+    def _given_up(self, rid: int, id: int, lock: LockMessage) -> None:
+        """Take the answer to an invalidation.
+
+        A mount of the original may answer what the previous server has asked, with a number that is ours by now (spec
+        05 §2.10 R8): then it is asked once more.
+        """
+        asked = self._invalidations.pop((rid, id), None)
+        if asked is not None and (asked.key, asked.new_mode) != (lock.key, lock.new_mode):
+            self._invalidate(rid, asked)
+        else:
+            self._send_locks(self.locks.invalidated(rid, lock))
+
+    def _invalidate(self, rid: int, lock: LockMessage) -> None:
+        id = self._ask(rid, Command.LOCK, lock.build())
+        if id is not None:
+            self._invalidations[rid, id] = lock
 
     def _send_locks(self, sends: Iterable[lock_server.Send]) -> None:
         for send in sends:
             if isinstance(send, lock_server.Grant):
                 self._answer(send.rid, Command.LOCK, send.id, send.lock.build())
             elif isinstance(send, lock_server.Invalidate):
-                self._ask(send.rid, Command.LOCK, send.lock.build())
+                self._invalidate(send.rid, send.lock)
             else:
                 self._ask(send.rid, Command.LOCK_RECOVER, Key.from_sort_bytes(send.key).build())
 
@@ -89,10 +109,10 @@ class Conversations:
             else:
                 self._ask(send.rid, Command.OPEN_INO_MAP, send.payload)
 
-    def _ask(self, rid: int, command: Command, payload: bytes) -> None:
+    def _ask(self, rid: int, command: Command, payload: bytes) -> int | None:
+        """Send a request and return its id; None if the mount cannot be reached."""
         session = self._session(rid)
-        if session is not None:
-            session.request(command, payload)
+        return None if session is None else session.request(command, payload)
 
     def _answer(self, rid: int, command: Command, id: int, payload: bytes) -> None:
         found = self._requests.pop((rid, command, id), None)
