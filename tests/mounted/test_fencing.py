@@ -104,12 +104,16 @@ def everything(cluster: Cluster) -> None:
     volume, mounts, leader = started(cluster, 3, 1, AGENT)
     daemon = FenceDaemon(cluster)
     daemon.start()
-    rid = leader.rid
+    rid, others = leader.rid, [mount.rid for mount in mounts if mount is not leader]
     for mount in mounts:
         mount.umount("-f")
     mounts = [mount_again(cluster, volume, mount, AGENT) for mount in mounts]
     assert all(answers(mount) for mount in mounts)
     assert daemon.rids() == [rid]
+    # the volume records what was mounted: that it does not come back is known after a while, and then it is fenced
+    await_fenced(daemon, [rid, *others])
+    [successor] = [mount for mount in mounts[:3] if mount.is_leader]
+    await_reclaimed(successor, others)
     cluster.umount_all(mounts)
     cluster.assert_all_have_left(volume)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -66,7 +67,9 @@ def test_mounts_come_and_go(cluster: Cluster):
 def waiting_mount(cluster: Cluster, volume: Volume) -> tuple[Mount, subprocess.Popen[str]]:
     """Start a mount that waits for a server for ever."""
     directory = cluster.directory / "m0"
-    directory.mkdir(exist_ok=True)
+    # a dead mount may be on it
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory)
     process = cluster.start("mount.scoutfs", "-o", volume.options(0, "wait"), volume.device, str(directory))
     wait_until(lambda: (directory / ".scoutfs/waiting").read_text(), "the wait for a server")
     mount = Mount(directory, cluster, process)
