@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from itertools import islice
 from typing import TypeVar
 
 import trio
@@ -30,6 +31,8 @@ CONSUMED = 1.0
 """Seconds in which a caller has taken an answer that is written."""
 FOLLOW_UPS = (0.005, 0.05, 0.5)
 """Seconds after a loss at which the kernel is told again of what it may not have known yet."""
+KNOWN_MAX, DROPPED_AT_ONCE = 300_000, 20_000
+"""Inodes that the kernel should know at most, for the memory that each takes here, and how many it drops then."""
 THREADS = 64
 """Notifications at most that wait at the same time."""
 PATIENCE = 0.002
@@ -50,7 +53,7 @@ class KnownInode:
         self.lookups = self.opens = self.writers = 0
         self.unlinked = self.kept = self.proved = False
         self.page_start = self.page_end = 0
-        self.waiting: list[tuple[int, int]] = []
+        self.waiting: tuple[tuple[int, int], ...] = ()
 
     def add_pages(self, start: int, end: int) -> None:
         """Note that the kernel may have these bytes."""
@@ -94,6 +97,7 @@ class KernelCache:
         self._groups: dict[int, _Group] = {}
         self._follow_ups: list[tuple[float, frozenset[int]]] = []
         self._unused: list[int] = []
+        self._drop_above = KNOWN_MAX
         # a notification that waits must not keep those of other locks from being sent
         self._threads = trio.CapacityLimiter(THREADS)
         self._changed = trio.Event()
@@ -109,6 +113,8 @@ class KernelCache:
         if found is None:
             found = self._inodes[ino] = KnownInode()
             self._client.keep_inode(ino)
+            if len(self._inodes) > self._drop_above:
+                self._drop_oldest()
         return found
 
     def remember(self, ino: int) -> KnownInode:
@@ -154,9 +160,18 @@ class KernelCache:
         found.writers -= writes
         self._drop_if_unused(ino, found)
 
+    def _drop_oldest(self) -> None:
+        """Have the kernel drop the inodes that it has known for longest, as far as nobody uses them."""
+        # if it does not do that there is no use in asking for each further inode
+        self._drop_above = len(self._inodes) + DROPPED_AT_ONCE
+        oldest = islice(self._inodes.items(), DROPPED_AT_ONCE)
+        self._unused += [ino for ino, found in oldest if not found.opens and ino != ROOT_INO]
+        self._woken.set()
+
     def _drop_if_unused(self, ino: int, found: KnownInode) -> None:
         if found.lookups <= 0 and not found.opens:
             del self._inodes[ino]
+            self._drop_above = max(KNOWN_MAX, min(self._drop_above, len(self._inodes) + DROPPED_AT_ONCE))
             self._client.drop_inode(ino, unlinked=found.unlinked)
 
     # -- how long it may -----------------------------------------------------------------------------------------------
@@ -395,8 +410,10 @@ class _Losing:
 @contextmanager
 def _waiting(found: KnownInode, start: int, end: int) -> Iterator[None]:
     """Have bytes left out of what is dropped: their pages are locked, and have nothing yet that could be outdated."""
-    found.waiting.append((start, end))
+    found.waiting += ((start, end),)
     try:
         yield
     finally:
-        found.waiting.remove((start, end))
+        rest = list(found.waiting)
+        rest.remove((start, end))
+        found.waiting = tuple(rest)

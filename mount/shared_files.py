@@ -17,6 +17,7 @@ from format.superblock import ROOT_INO
 from mount import control
 from mount.attributes import attributes_listed, attributes_of, attributes_of_none
 from mount.kernel_cache import KernelCache
+from mount.preparation import RootDirectory
 from mount.volume_client import Held, VolumeClient
 from scoutfs.errors import ScoutfsError
 from scoutfs.files.directory import DirectoryEntry, find_entry, list_directory
@@ -59,13 +60,13 @@ class SharedFiles:
         self,
         client: VolumeClient,
         cache: KernelCache,
-        root: Inode,
+        root: RootDirectory,
         report: Report,
         *,
         acl: bool,
     ) -> None:
         self._client, self._cache, self._report, self._acl = client, cache, report, acl
-        self._root = Seen(root, 0)
+        self._root, self._root_acl = Seen(root.inode, 0), root.acl
 
     async def lookup(self, parent_ino: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         async with self._client.locked(_to_read(parent_ino)) as held:
@@ -101,8 +102,10 @@ class SharedFiles:
     async def getxattr(self, ino: int, name: bytes, ctx: Any) -> bytes:
         if not name.startswith(_XATTR_PREFIXES) and not (self._acl and name in _ACL_NAMES):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        async with self._client.locked(_to_read(ino)) as held:
-            value = await held.ask(find_xattr, ino, name)
+        if ino == ROOT_INO and name == ACCESS_NAME:
+            value = await self._root_access_list()
+        else:
+            value = await self._xattr(ino, name)
         if value is None:
             raise NoAttribute(f"inode {ino} has no attribute {name!r}")
         return value
@@ -193,7 +196,19 @@ class SharedFiles:
                 self._report("reading the root directory", error)
         return self._attributes(self._root)
 
+    async def _root_access_list(self) -> bytes | None:
+        with trio.move_on_after(SOON):
+            try:
+                self._root_acl = await self._xattr(ROOT_INO, ACCESS_NAME)
+            except ScoutfsError as error:
+                self._report("reading the root directory", error)
+        return self._root_acl
+
     # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def _xattr(self, ino: int, name: bytes) -> bytes | None:
+        async with self._client.locked(_to_read(ino)) as held:
+            return await held.ask(find_xattr, ino, name)
 
     async def _seen(self, held: Held, ino: int) -> Seen:
         """Return an inode, whose lock is held.  Raises NotFound."""

@@ -15,6 +15,7 @@ from mount.callers import creator, known_caller
 from mount.kernel_cache import KernelCache
 from mount.open_file import AnswerBuffers
 from mount.operating import Operating
+from mount.preparation import RootDirectory
 from mount.shared_files import Report, Seen, SharedFiles
 from mount.volume_client import VolumeClient
 from mount.writable_open_file import WritableOpenFile
@@ -40,7 +41,7 @@ class WritableFiles(SharedFiles):
         self,
         client: VolumeClient,
         cache: KernelCache,
-        root: Inode,
+        root: RootDirectory,
         report: Report,
         log: Callable[[int, str], None],
         *,

@@ -46,7 +46,7 @@ class Writing:
     def files(self, root: RootDirectory, report: Report, *, acl: bool) -> WritableFiles:
         """Return what answers requests for files."""
         return WritableFiles(
-            self._client, self._cache, root.inode, report, self._log, acl=acl, preallocation=self._preallocation
+            self._client, self._cache, root, report, self._log, acl=acl, preallocation=self._preallocation
         )
 
     def option_changed(self, name: str) -> None:

@@ -45,14 +45,14 @@ async def serve(fuse: int) -> None:
     client = MemoryClient(world)
     view = FakeMount()
     cache = KernelCache(client, Notifications(fuse))
-    root = client.world.inode(1)
+    root = RootDirectory(client.world.inode(1))
 
     def log(level: int, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     operations = Operations(
         None,
-        RootDirectory(root),
+        root,
         None,
         ControlTree(control_directory(view)),
         client.statfs,

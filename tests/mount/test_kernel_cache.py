@@ -146,7 +146,7 @@ async def test_pages_that_wait_for_the_lock_are_left_out(world):
     world.cache.remember(INO)
     known = world.cache.known(INO)
     known.add_pages(0, 40960)
-    known.waiting += [(8192, 12288), (36864, 45056)]
+    known.waiting += ((8192, 12288), (36864, 45056))
     assert await world.lose(INO) == [("pages", INO, 0, 8192), ("pages", INO, 12288, 24576)]
 
 
@@ -194,9 +194,9 @@ async def test_who_waits_for_a_page_gets_the_lock_when_it_is_granted(world, auto
     async with trio.open_nursery() as nursery:
         nursery.start_soon(request)
         await trio.sleep(1)
-        assert (got, world.cache.known(INO).waiting) == ([], [(0, 4096)])
+        assert (got, world.cache.known(INO).waiting) == ([], ((0, 4096),))
         world.client.grant(INO)
-    assert (got, world.client.users[INO // 1024], world.cache.known(INO).waiting) == ([1], 0, [])
+    assert (got, world.client.users[INO // 1024], world.cache.known(INO).waiting) == ([1], 0, ())
 
 
 async def test_whoever_gives_up_waiting_leaves_nothing_behind(world, autojump_clock):
@@ -206,7 +206,7 @@ async def test_whoever_gives_up_waiting_leaves_nothing_behind(world, autojump_cl
         async with world.cache.page_lock(INO, 0, 4096):
             pass
     assert scope.cancelled_caught
-    assert world.cache.known(INO).waiting == []
+    assert world.cache.known(INO).waiting == ()
     world.client.grant(INO)
     assert world.client.users.get(INO // 1024, 0) == 0
 
@@ -223,3 +223,23 @@ async def test_inodes_are_kept_as_long_as_the_kernel_knows_them_or_they_are_open
     assert world.client.kept == {1}
     world.cache.forget(1, 5)
     assert world.client.kept == {1}
+
+
+async def test_the_kernel_is_asked_to_drop_what_it_has_known_for_longest(world, nursery, monkeypatch):
+    monkeypatch.setattr("mount.kernel_cache.KNOWN_MAX", 100)
+    monkeypatch.setattr("mount.kernel_cache.DROPPED_AT_ONCE", 20)
+    world = World()
+    nursery.start_soon(world.cache.run)
+    world.cache.opened(INO, writes=False)
+    for ino in range(2000, 2100):
+        world.cache.remember(ino)
+    with trio.fail_after(20):
+        while not world.kernel.told:
+            await trio.sleep(0.001)
+    # the root directory and the open file are not dropped
+    assert world.kernel.told == [("unused", *range(2000, 2018))]
+    for ino in range(2000, 2018):
+        world.cache.forget(ino, 1)
+    for ino in range(3000, 3010):
+        world.cache.remember(ino)
+    assert len(world.kernel.told) == 1

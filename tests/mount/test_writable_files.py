@@ -42,10 +42,10 @@ class Mounted:
         self.client, self.view = MemoryClient(), FakeMount()
         self.world = self.client.world
         self.cache = KernelCache(self.client, Notifications(None))
-        root = self.world.inode(1)
+        root = RootDirectory(self.world.inode(1))
         self.operations = Operations(
             None,
-            RootDirectory(root),
+            root,
             None,
             ControlTree(control_directory(self.view)),
             self.client.statfs,
@@ -250,3 +250,19 @@ async def test_attributes_with_tags_are_for_administrators(mounted):
     await refused(errno.ENODATA, mounted.operations.removexattr(ino, b"scoutfs.srch.a", CALLER))
     await refused(errno.EOPNOTSUPP, mounted.operations.setxattr(ino, b"other.a", b"", CALLER))
     await refused(errno.E2BIG, mounted.operations.setxattr(ino, b"user.a", bytes(65536), CALLER))
+
+
+async def test_the_root_directory_does_not_keep_control_files_waiting(mounted, autojump_clock):
+    acl = bytes.fromhex(
+        "02000000 0100 0700 ffffffff 0200 0700 d2040000 0400 0500 ffffffff 1000 0700 ffffffff 2000 0500 ffffffff"
+    )
+    await mounted.operations.setxattr(1, b"system.posix_acl_access", acl, CALLER)
+    assert await mounted.operations.getxattr(1, b"system.posix_acl_access", CALLER) == acl
+    before = await mounted.operations.getattr(1, CALLER)
+    mounted.client.held_back = True
+    with trio.fail_after(5):
+        assert await mounted.operations.getxattr(1, b"system.posix_acl_access", CALLER) == acl
+        entry = await mounted.operations.getattr(1, CALLER)
+        assert (entry.st_mode, entry.st_ctime_ns, entry.attr_timeout) == (before.st_mode, before.st_ctime_ns, 0)
+        assert (await mounted.operations.lookup(1, b".scoutfs", CALLER)).st_ino == FIRST_INO
+    mounted.client.release_all()
