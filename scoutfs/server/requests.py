@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -34,6 +34,8 @@ _CLOSES = frozenset({Command.GET_LOG_MERGE, Command.COMMIT_LOG_MERGE})
 """Commands whose payload, if it has the wrong length, breaks the connection."""
 
 Handler = Callable[[int, Any], Awaitable[bytes]]
+
+_Result = TypeVar("_Result")
 
 
 class Requests:
@@ -115,10 +117,20 @@ class Requests:
             while not await self._volume.change(merge_splicing.free_merged):
                 pass
 
+    async def _change(self, rid: int, make: Callable[[ServerVolume], _Result]) -> _Result:
+        """Make a change that gives something to a mount: one that has left meanwhile, or is fenced, gets nothing."""
+
+        def checked(volume: ServerVolume) -> _Result:
+            if not is_recorded(volume, rid):
+                raise Refused(f"mount {rid:016x} is not mounted any more", errno.EIO)
+            return make(volume)
+
+        return await self._volume.change(checked)
+
     # -- commands ----------------------------------------------------------------------------------------------------
 
     async def _alloc_inodes(self, rid: int, wanted: Any) -> bytes:
-        return await self._volume.change(partial(inode_numbers.allocate_inodes, count=wanted.count))
+        return await self._change(rid, partial(inode_numbers.allocate_inodes, count=wanted.count))
 
     async def _get_log_trees(self, rid: int, payload: None) -> bytes:
         await self.recovered.wait()
@@ -126,7 +138,7 @@ class Requests:
         pause = _FIRST_WAIT
         while True:
             patient = trio.current_time() < deadline
-            opened = await self._volume.change(partial(self._step, rid, patient))
+            opened = await self._change(rid, partial(self._step, rid, patient))
             if opened.active:
                 self._ask_to_commit(opened)
             if opened.next is Next.ANSWER:
@@ -136,7 +148,7 @@ class Requests:
                 pause = min(pause * 1.5, _LONGEST_WAIT)
         item, done = opened.item, False
         while not done:
-            item, done = await self._volume.change(partial(drain_freed_data, opened=item))
+            item, done = await self._change(rid, partial(drain_freed_data, opened=item))
         return item
 
     def _step(self, rid: int, patient: bool, volume: ServerVolume) -> Opened:
@@ -157,7 +169,7 @@ class Requests:
         return NetSeq.build({"seq": await self._volume.change(stable_seq)})
 
     async def _get_compaction(self, rid: int, payload: None) -> bytes:
-        return await self._volume.change(partial(compaction.get_compaction, rid=rid))
+        return await self._change(rid, partial(compaction.get_compaction, rid=rid))
 
     async def _commit_compaction(self, rid: int, result: Any) -> bytes:
         build, parse = SrchCompact.build, SrchCompact.parse
@@ -165,7 +177,7 @@ class Requests:
         return b""
 
     async def _get_log_merge(self, rid: int, payload: None) -> bytes:
-        while (request := await self._volume.change(partial(get_log_merge, rid=rid))) is AGAIN:
+        while (request := await self._change(rid, partial(get_log_merge, rid=rid))) is AGAIN:
             self._merged.set()
         if request is None:
             raise Refused("all parts of the merge are given out", errno.ENOENT)

@@ -155,7 +155,7 @@ async def test_a_mount_dies_while_it_merges_a_large_file_in_parts(
             for _ in ("merge", "delete"):
                 work = await one.ask(Command.SRCH_GET_COMPACT, b"")
                 await one.ask(Command.SRCH_COMMIT_COMPACT, one.compacted(work))
-        monkeypatch.setattr(compaction_work, "DIRTY_MAX", 1 << 16)
+        monkeypatch.setattr(compaction_work, "DIRTY_MAX", 1 << 19)
         work = await two.ask(Command.SRCH_GET_COMPACT, b"")
         assert SrchCompact.parse(work).flags == SrchCompactFlag.SORTED
         await two.ask(Command.SRCH_COMMIT_COMPACT, two.compacted(work))
