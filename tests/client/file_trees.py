@@ -251,7 +251,9 @@ class Tree:
     async def truncate(self, files: VolumeClient) -> None:
         ino = self._file()
         if ino is not None:
-            await self.resize(files, ino, self.random.randrange(40_000))
+            await self.resize(files, ino, self.random.choice((0, self.random.randrange(40_000))))
+            while self.random.random() < 0.7 and not await files.perform(finish_truncate, ino):
+                pass
 
     async def resize(self, files: VolumeClient, ino: int, size: int) -> None:
         """Give a file a size."""
