@@ -50,7 +50,7 @@ class DamagedBlock(ScoutfsError):
         super().__init__(text, errno.EIO)
 
 
-class NotCached(Exception):  # noqa: N818 - nothing is wrong
+class NotCached(Exception):
     """A block would have to be read from the device, and that is not wanted now; see `BlockReader.only_cached`."""
 
 
