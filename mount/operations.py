@@ -241,7 +241,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         return await self._open[fh].write(off, buf)
 
     async def flush(self, fh: int) -> None:
-        return
+        # everything was written when it was answered; the kernel, told so once, does not ask again at each close(2)
+        raise pyfuse3.FUSEError(errno.ENOSYS)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         if not isinstance(self._open[fh], ControlFile):
