@@ -111,7 +111,7 @@ class SearchFiles:
             self._claim_deleted(compaction["in"][index])
 
     def _claim_deleted(self, deleted: Any) -> None:
-        """Claim the blocks of a file that are not freed: below parents of level `pos`, those before number `blk` are."""
+        """Claim the blocks of a file that are not freed: below parents of level `pos` those before number `blk` are."""
         file = deleted.sfl
         waiting = [(Ref(file.ref.blkno, file.ref.seq), file.height - 1, 0)] if file.ref.blkno else []
         while waiting:
