@@ -126,7 +126,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "COMPACTION_INTERVAL", 0.02)
 
 
-@pytest.mark.parametrize(("script", "steps"), [(one_mount, 120), (two_mounts, 80), (another_server, 80)])
+@pytest.mark.parametrize(("script", "steps"), [(one_mount, 160), (two_mounts, 80), (another_server, 80)])
 async def test_power_cuts(script: Script, steps: int) -> None:
     run = await recorded(script, 1, steps)
     checker = Checker(run.histories, sample=200)
