@@ -68,8 +68,8 @@ class KnownInode:
         self.page_start = self.page_end = 0
         pieces = []
         for start, stop in sorted(self.waiting):
-            if at < start < end:
-                pieces.append((at, start - at))
+            if at < min(start, end):
+                pieces.append((at, min(start, end) - at))
             at = max(at, stop)
         if at < end:
             pieces.append((at, end - at))
@@ -253,12 +253,10 @@ class KernelCache:
             done = await self._unless_losing(ino, LockMode.WRITE, lambda: write(self._client))
         if not isinstance(done, _Losing):
             return done
-        group = self._group(ino)
-        group.admitted += 1
         try:
             return await write(done.lock)
         finally:
-            self._leave(group)
+            self._leave(self._group(ino))
 
     def _request(self, ino: int) -> LockRequest:
         # what is read may be written to through a mapping, without a request
@@ -272,6 +270,7 @@ class KernelCache:
         results: list[_Result] = []
         errors: list[Exception] = []
         group = self._group(ino)
+        losing: LosingLock | None = None
 
         async def run(scope: trio.CancelScope) -> None:
             try:
@@ -286,24 +285,31 @@ class KernelCache:
                 while group.losing is None or not serves(group.losing.old_mode, mode):
                     await self._changed.wait()
                 losing = group.losing
+                # from now on the lock cannot be given up, until this request has left
+                group.admitted += 1
                 nursery.cancel_scope.cancel()
         except BaseException:
+            if losing is not None:
+                self._leave(group)
             # what has been done counts, even if nobody wants to wait for it any more
             if not results:
                 raise
+            return results[0]
+        if losing is not None and not (errors or results):
+            return _Losing(losing)
+        if losing is not None:
+            self._leave(group)
         if errors:
             raise errors[0]
-        return results[0] if results else _Losing(losing)
+        return results[0]
 
     @asynccontextmanager
     async def _admitted(self, ino: int, holding: AbstractAsyncContextManager[Held]) -> AsyncIterator[Held]:
-        group = self._group(ino)
-        group.admitted += 1
         try:
             async with holding as held:
                 yield held
         finally:
-            self._leave(group)
+            self._leave(self._group(ino))
 
     def _leave(self, group: _Group) -> None:
         group.admitted -= 1

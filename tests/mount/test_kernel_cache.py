@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from format.payloads import LockMode
-from mount.kernel_cache import CONTENDED, FOLLOW_UPS, KEPT, KernelCache
+from mount.kernel_cache import CONTENDED, FOLLOW_UPS, KEPT, KernelCache, KnownInode
 from tests.mount.memory_client import MemoryClient
 
 INO = 1030
@@ -148,6 +150,17 @@ async def test_pages_that_wait_for_the_lock_are_left_out(world):
     known.add_pages(0, 40960)
     known.waiting += ((8192, 12288), (36864, 45056))
     assert await world.lose(INO) == [("pages", INO, 0, 8192), ("pages", INO, 12288, 24576)]
+
+
+@given(st.tuples(st.integers(0, 9), st.integers(0, 9)), st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5))))
+def test_exactly_the_pages_that_nobody_waits_with_are_dropped(pages: tuple[int, int], waiting: list[tuple[int, int]]):
+    known = KnownInode()
+    known.add_pages(pages[0], pages[0] + pages[1])
+    known.waiting = tuple((start, start + length) for start, length in waiting)
+    locked = {page for start, length in waiting for page in range(start, start + length)}
+    dropped = [page for start, length in known.take_pages() for page in range(start, start + length)]
+    assert sorted(dropped) == [page for page in range(pages[0], pages[0] + pages[1]) if page not in locked]
+    assert known.take_pages() == []
 
 
 @pytest.mark.parametrize("writes", [False, True])
