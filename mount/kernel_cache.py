@@ -44,16 +44,29 @@ _Result = TypeVar("_Result")
 class KnownInode:
     """An inode that the kernel knows, or that is open.
 
-    `unlinked`: it had no name when it was seen last.  `writers` are openings for reading and writing.
+    `unlinked`: it had no name when it was seen last.  `writers` are openings for reading and writing.  `reading` and
+    `writing` are bytes, from start to end, that requests wait with.
     """
 
-    __slots__ = ("kept", "lookups", "opens", "page_end", "page_start", "proved", "unlinked", "waiting", "writers")
+    __slots__ = (
+        "kept",
+        "lookups",
+        "opens",
+        "page_end",
+        "page_start",
+        "proved",
+        "reading",
+        "unlinked",
+        "writers",
+        "writing",
+    )
 
     def __init__(self) -> None:
         self.lookups = self.opens = self.writers = 0
         self.unlinked = self.kept = self.proved = False
         self.page_start = self.page_end = 0
-        self.waiting: tuple[tuple[int, int], ...] = ()
+        self.reading: tuple[tuple[int, int], ...] = ()
+        self.writing: tuple[tuple[int, int], ...] = ()
 
     def add_pages(self, start: int, end: int) -> None:
         """Note that the kernel may have these bytes."""
@@ -62,12 +75,16 @@ class KnownInode:
         else:
             self.page_start, self.page_end = min(self.page_start, start), max(self.page_end, end)
 
-    def take_pages(self) -> list[tuple[int, int]]:
-        """Return (start, length) of the bytes that the kernel may have, but for pages that requests wait with."""
+    def take_pages(self, *, written: bool) -> list[tuple[int, int]]:
+        """Return (start, length) of the bytes that the kernel may have, but for pages that requests wait with.
+
+        `written`: requests that write can be let through.  Then their pages are not left out: those of a mapping that
+        was written to are in the kernel.
+        """
         at, end = self.page_start, self.page_end
         self.page_start = self.page_end = 0
         pieces = []
-        for start, stop in sorted(self.waiting):
+        for start, stop in sorted(self.reading if written else self.reading + self.writing):
             if at < min(start, end):
                 pieces.append((at, min(start, end) - at))
             at = max(at, stop)
@@ -97,6 +114,7 @@ class KernelCache:
         self._groups: dict[int, _Group] = {}
         self._follow_ups: list[tuple[float, frozenset[int]]] = []
         self._unused: list[int] = []
+        self._outdated: list[tuple[int, int, int]] = []
         self._drop_above = KNOWN_MAX
         # a notification that waits must not keep those of other locks from being sent
         self._threads = trio.CapacityLimiter(THREADS)
@@ -231,7 +249,7 @@ class KernelCache:
             async with self._client.locked(request) as held:
                 yield held
             return
-        with _waiting(found, start, end):
+        with _reading(found, start, end):
             normally = self._client.locked(request)
             taken = await self._unless_losing(ino, request.mode, normally.__aenter__)
         if isinstance(taken, _Losing):
@@ -247,7 +265,7 @@ class KernelCache:
         self, ino: int, start: int, end: int, write: Callable[[VolumeClient | LosingLock], Awaitable[_Result]]
     ) -> _Result:
         """Return what `write` returns, whose pages the kernel keeps locked; it may be cancelled and called again."""
-        with _waiting(self.known(ino), start, end):
+        with self._writing(ino, start, end):
             if self._client.is_free(inode_request(ino // LOCK_GROUP, LockMode.WRITE)):
                 return await write(self._client)
             done = await self._unless_losing(ino, LockMode.WRITE, lambda: write(self._client))
@@ -262,6 +280,24 @@ class KernelCache:
         # what is read may be written to through a mapping, without a request
         found = self._inodes.get(ino)
         return inode_request(ino // LOCK_GROUP, LockMode.WRITE if found and found.writers else LockMode.READ)
+
+    @contextmanager
+    def _writing(self, ino: int, start: int, end: int) -> Iterator[None]:
+        """Have bytes left out of what is dropped if the lock is only held for reading: their pages may be locked.
+
+        If it is lost meanwhile, pages that were in the kernel before are outdated but for what is written to them.
+        They can be dropped only when the request is answered.
+        """
+        found, group = self.known(ino), self._group(ino)
+        lost_at = group.lost_at
+        found.writing += ((start, end),)
+        try:
+            yield
+        finally:
+            found.writing = _without(found.writing, (start, end))
+            if group.lost_at != lost_at:
+                self._outdated.append((ino, start, end - start))
+                self._woken.set()
 
     async def _unless_losing(
         self, ino: int, mode: LockMode, normally: Callable[[], Awaitable[_Result]]
@@ -351,6 +387,9 @@ class KernelCache:
             with trio.move_on_at(min((time for time, _ in self._follow_ups), default=float("inf"))):
                 await self._woken.wait()
                 self._woken = trio.Event()
+            if self._outdated:
+                outdated, self._outdated = self._outdated, []
+                await self._in_thread(self._drop_pieces, outdated)
             if self._unused:
                 unused, self._unused = self._unused, []
                 await self._in_thread(self._notifications.forget_unused, unused)
@@ -364,7 +403,8 @@ class KernelCache:
     async def _drop_pages(self, group: _Group, lock: LosingLock, inodes: list[tuple[int, KnownInode]]) -> None:
         # a mapping that has been written to comes back as requests, which have to be let through at once
         patience = 0.0 if any(found.writers for _, found in inodes) else PATIENCE
-        while pages := [(ino, *piece) for ino, found in inodes for piece in found.take_pages()]:
+        written = lock.old_mode == LockMode.WRITE
+        while pages := [(ino, *piece) for ino, found in inodes for piece in found.take_pages(written=written)]:
             dropped = trio.Event()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._drop, pages, dropped)
@@ -379,14 +419,14 @@ class KernelCache:
                 await self._changed.wait()
 
     async def _drop(self, pages: list[tuple[int, int, int]], dropped: trio.Event) -> None:
-        def drop() -> None:
-            for ino, start, length in pages:
-                self._notifications.forget_pages(ino, start, length)
-
         try:
-            await self._in_thread(drop)
+            await self._in_thread(self._drop_pieces, pages)
         finally:
             dropped.set()
+
+    def _drop_pieces(self, pages: list[tuple[int, int, int]]) -> None:
+        for ino, start, length in pages:
+            self._notifications.forget_pages(ino, start, length)
 
     def _forget(self, group: _Group, inodes: list[tuple[int, KnownInode]]) -> None:
         now = trio.current_time()
@@ -404,8 +444,8 @@ class KernelCache:
             self._woken.set()
         group.names, group.lost_at = False, now
 
-    async def _in_thread(self, function: Callable[..., None], *arguments: list[int]) -> None:
-        await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._threads)
+    async def _in_thread(self, function: Callable[[_Result], None], argument: _Result) -> None:
+        await trio.to_thread.run_sync(function, argument, abandon_on_cancel=True, limiter=self._threads)
 
 
 class _Losing:
@@ -414,12 +454,15 @@ class _Losing:
 
 
 @contextmanager
-def _waiting(found: KnownInode, start: int, end: int) -> Iterator[None]:
+def _reading(found: KnownInode, start: int, end: int) -> Iterator[None]:
     """Have bytes left out of what is dropped: their pages are locked, and have nothing yet that could be outdated."""
-    found.waiting += ((start, end),)
+    found.reading += ((start, end),)
     try:
         yield
     finally:
-        rest = list(found.waiting)
-        rest.remove((start, end))
-        found.waiting = tuple(rest)
+        found.reading = _without(found.reading, (start, end))
+
+
+def _without(ranges: tuple[tuple[int, int], ...], one: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    at = ranges.index(one)
+    return ranges[:at] + ranges[at + 1 :]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from format.payloads import LockMode
 from mount.kernel_cache import CONTENDED, FOLLOW_UPS, KEPT, KernelCache, KnownInode
+from scoutfs.files.store import inode_request
 from tests.mount.memory_client import MemoryClient
 
 INO = 1030
@@ -148,19 +149,46 @@ async def test_pages_that_wait_for_the_lock_are_left_out(world):
     world.cache.remember(INO)
     known = world.cache.known(INO)
     known.add_pages(0, 40960)
-    known.waiting += ((8192, 12288), (36864, 45056))
+    known.reading += ((8192, 12288), (36864, 45056))
+    known.writing += ((0, 4096),)
+    # what is written can be let through under the old mode
     assert await world.lose(INO) == [("pages", INO, 0, 8192), ("pages", INO, 12288, 24576)]
+    known.add_pages(0, 40960)
+    world.client.grant(INO, LockMode.READ)
+    assert await world.lose(INO) == [("pages", INO, 4096, 4096), ("pages", INO, 12288, 24576)]
+
+
+async def test_pages_that_a_write_was_waiting_with_are_dropped_when_it_is_done(world, nursery, autojump_clock):
+    nursery.start_soon(world.cache.run)
+    world.cache.opened(INO, writes=True)
+    world.client.grant(INO, LockMode.READ)
+
+    async def write(through):
+        while not world.client.is_free(inode_request(INO // 1024)):
+            await world.client.changed.wait()
+        return 10
+
+    async def request() -> None:
+        await world.cache.write_pages(INO, 4096, 8192, write)
+
+    async with trio.open_nursery() as writing:
+        writing.start_soon(request)
+        await trio.sleep(1)
+        assert await world.lose(INO) == []
+        world.client.grant(INO)
+    while ("pages", INO, 4096, 4096) not in world.kernel.told:
+        await trio.sleep(0.01)
 
 
 @given(st.tuples(st.integers(0, 9), st.integers(0, 9)), st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5))))
 def test_exactly_the_pages_that_nobody_waits_with_are_dropped(pages: tuple[int, int], waiting: list[tuple[int, int]]):
     known = KnownInode()
     known.add_pages(pages[0], pages[0] + pages[1])
-    known.waiting = tuple((start, start + length) for start, length in waiting)
+    known.reading = tuple((start, start + length) for start, length in waiting)
     locked = {page for start, length in waiting for page in range(start, start + length)}
-    dropped = [page for start, length in known.take_pages() for page in range(start, start + length)]
+    dropped = [page for start, length in known.take_pages(written=True) for page in range(start, start + length)]
     assert sorted(dropped) == [page for page in range(pages[0], pages[0] + pages[1]) if page not in locked]
-    assert known.take_pages() == []
+    assert known.take_pages(written=True) == []
 
 
 @pytest.mark.parametrize("writes", [False, True])
@@ -207,9 +235,9 @@ async def test_who_waits_for_a_page_gets_the_lock_when_it_is_granted(world, auto
     async with trio.open_nursery() as nursery:
         nursery.start_soon(request)
         await trio.sleep(1)
-        assert (got, world.cache.known(INO).waiting) == ([], ((0, 4096),))
+        assert (got, world.cache.known(INO).reading) == ([], ((0, 4096),))
         world.client.grant(INO)
-    assert (got, world.client.users[INO // 1024], world.cache.known(INO).waiting) == ([1], 0, ())
+    assert (got, world.client.users[INO // 1024], world.cache.known(INO).reading) == ([1], 0, ())
 
 
 async def test_whoever_gives_up_waiting_leaves_nothing_behind(world, autojump_clock):
@@ -219,7 +247,7 @@ async def test_whoever_gives_up_waiting_leaves_nothing_behind(world, autojump_cl
         async with world.cache.page_lock(INO, 0, 4096):
             pass
     assert scope.cancelled_caught
-    assert world.cache.known(INO).waiting == ()
+    assert world.cache.known(INO).reading == ()
     world.client.grant(INO)
     assert world.client.users.get(INO // 1024, 0) == 0
 

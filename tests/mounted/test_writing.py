@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import mmap
 import os
+import random
 import signal
 import sqlite3
 import stat
@@ -224,6 +225,26 @@ def test_two_mounts_see_what_the_other_does_at_once(cluster: Cluster):
         for number in range(20):
             print(number, file=a if number % 2 else b, flush=True)
     assert (one / "file").read_text() == "other 9" + "".join(f"{number}\n" for number in range(20))
+    second.umount()
+    first.umount()
+    assert_undamaged(volume)
+
+
+def test_mappings_of_two_mounts_show_the_same(cluster: Cluster):
+    volume = cluster.volume(1, loop=True)
+    first = cluster.mount(volume, 0, *FAST)
+    second = cluster.mount(volume, None, "wait=30")
+    size, order = 40_000, random.Random(1)
+    (first.directory / "file").write_bytes(bytes(size))
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(mount.directory / "file", "r+b")) for mount in (first, second)]
+        maps = [stack.enter_context(mmap.mmap(file.fileno(), size)) for file in files]
+        for number in range(100):
+            writer, offset = order.randrange(2), order.randrange(size - 8)
+            data = b"%08d" % number
+            maps[writer][offset : offset + 8] = data
+            assert os.pread(files[1 - writer].fileno(), 8, offset) == data
+            assert maps[1 - writer][offset : offset + 8] == data
     second.umount()
     first.umount()
     assert_undamaged(volume)
