@@ -32,7 +32,7 @@ SOON = 0.2
 DATA_THREADS = 16
 """Readings of contents at once at most."""
 
-CACHE_BYTES = 128 << 20
+CACHE_BYTES = 48 << 20
 """Bytes of metadata that a mount keeps in memory."""
 
 _Result = TypeVar("_Result")
