@@ -20,19 +20,14 @@ SECONDS = 300.0
 MEMBERS = (3, 2, 5, 3, 2, 5, 1, 4, 7)
 FAILURES_MAX = 3
 
+LOST_LEADER = (241, "replaced", 1)
+"""Seed, scenario and members of the one known run in which a leader is forgotten that nobody has fenced."""
+
 
 def is_known_hole(failure: SimulationFailure, seed: int, scenario: str, members: int) -> bool:
-    """Whether two servers run (I13) as is known: see spec 02 §13.2 and docs/decisions/election-rules.md.
-
-    Beside that of an original (its holes W2 to W6); or both in one slot whose mounts replaced each other while the
-    earlier ones lived on, several times before any of them was fenced.
-    """
-    violation = failure.violation
-    if violation.invariant != "I13":
-        return False
+    """Whether an original's server runs beside another's: I13 has the holes W2 to W6 of spec 02 §13.2 there."""
     originals = configure(seed, SCENARIOS[scenario], members=members).originals
-    in_one_slot = f"so is slot {violation.slot}'s" in str(violation)
-    return violation.slot in originals or (scenario == "replaced" and in_one_slot)
+    return failure.violation.invariant == "I13" and failure.violation.slot in originals
 
 
 @pytest.mark.slow
@@ -44,6 +39,8 @@ def test_every_invariant_holds_under_random_faults(scenario: str) -> None:
     for seed, members in zip(count(FIRST_SEED), cycle(MEMBERS)):
         if len(failures) == FAILURES_MAX or (len(runs) >= len(MEMBERS) and time.process_time() > deadline):
             break
+        if (seed, scenario, members) == LOST_LEADER:
+            continue
         try:
             runs.append(run_seed(seed, scenario=scenario, members=members, seconds=SECONDS))
         except SimulationFailure as failure:
@@ -67,3 +64,10 @@ def test_every_invariant_holds_under_random_faults(scenario: str) -> None:
 )
 def test_seed_that_failed_before(seed: int, scenario: str, members: int) -> None:
     run_seed(seed, scenario=scenario, members=members)
+
+
+def test_a_leader_of_the_slot_is_forgotten_when_the_next_dies_before_fencing_it() -> None:
+    """A known fault, see docs/decisions/election-rules.md: take it out here, and above, when it is mended."""
+    seed, scenario, members = LOST_LEADER
+    with pytest.raises(SimulationFailure, match="I13 violated"):
+        run_seed(seed, scenario=scenario, members=members)
