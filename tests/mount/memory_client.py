@@ -110,7 +110,7 @@ class MemoryClient:
 
     async def run(self, operation, arguments, keywords, *, wait: bool):
         """Run an operation as `World.perform` does."""
-        world, wanted, commits = self.world, (), 0
+        world, wanted, committed = self.world, (), False
         world.now = time.time_ns()
         while True:
             if wait:
@@ -125,10 +125,9 @@ class MemoryClient:
             except LocksNeeded as needed:
                 wanted = needed.locks
             except CommitNeeded:
-                # deletions go on meanwhile, and free more
-                if commits == 5:
+                if committed:
                     raise NoSpace("the data device is full") from None
-                commits += 1
+                committed = True
                 world.commit()
             finally:
                 world.held.modes = {}
@@ -175,7 +174,7 @@ class MemoryClient:
 
     async def statfs(self) -> Any:
         """Count what is free."""
-        free = sum(length for _, length in self.world.space.available)
+        free = sum(length for _, length in [*self.world.space.available, *self.world.space.freed])
         return SimpleNamespace(
             free_meta_blocks=1000,
             total_meta_blocks=2000,
